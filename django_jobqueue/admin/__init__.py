@@ -1,0 +1,7 @@
+"""Django's admin: what an operator sees of the jobs, and what he can do to them."""
+
+from .jobs import JobAdmin
+from .queues import QueueAdmin
+from .workers import WorkerAdmin
+
+__all__ = ["JobAdmin", "QueueAdmin", "WorkerAdmin"]

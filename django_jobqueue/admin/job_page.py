@@ -1,0 +1,163 @@
+"""The page of one job: what it is, what it came to, and how it got there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from ..models import Attempt, Job, Queue, Worker
+from . import words
+from .kinds import kind_of
+
+if TYPE_CHECKING:
+    from django.utils.safestring import SafeString
+
+#: A job that is snoozed every minute has a great many attempts.
+SHOWN = 50
+
+#: The colour of each outcome in admin.css, in the words of the kinds of jobs.
+COLOURS: dict[str, str] = {
+    Attempt.Outcome.SUCCEEDED: "successful",
+    Attempt.Outcome.FAILED: "failed",
+    Attempt.Outcome.TIMED_OUT: "failed",
+    Attempt.Outcome.LOST: "failed",
+    Attempt.Outcome.RETRYING: "scheduled",
+    Attempt.Outcome.SNOOZED: "scheduled",
+    Attempt.Outcome.INTERRUPTED: "waiting",
+    Attempt.Outcome.SKIPPED: "cancelled",
+    Attempt.Outcome.CANCELLED: "cancelled",
+}
+
+
+class JobPage:
+    """What the template shows. Two queries: the attempts, and the worker of a running job."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.kind = kind_of(job)
+        self.state = words.state(job)
+        self.call = words.call(job)
+
+    @cached_property
+    def now(self) -> str | SafeString:
+        """Where the job stands, in a sentence."""
+        job = self.job
+        if self.kind.word == "ready":
+            return self._in_queue()
+        if self.kind.word == "scheduled" and job.run_after:
+            return format_html(
+                _("Runs {when}, at {time}."), when=words.until(job.run_after), time=words.at(job.run_after)
+            )
+        if self.kind.word == "running" and job.started_at:
+            since = words.span(job.duration) if job.duration is not None else ""
+            return format_html(
+                _("Attempt {number} has been running for {span} on {worker}."),
+                number=job.attempts,
+                span=words.at(job.started_at, since),
+                worker=self.worker,
+            )
+        if self.kind.word == "waiting":
+            return _("Waiting for other jobs.")
+        return self._ended()
+
+    def _in_queue(self) -> str:
+        queues = Queue.objects.using(self.job._state.db).filter(name=self.job.queue_name)
+        sentence = _("In the queue %(queue)s.")
+        if queues.filter(paused_at__isnull=False).exists():
+            sentence = _("In the queue %(queue)s, which is paused.")
+        return sentence % {"queue": self.job.queue_name}
+
+    def _ended(self) -> str | SafeString:
+        if self.job.finished_at is None:
+            return ""
+        count = self.job.attempts
+        sentence = ngettext("{ago}, after {count} attempt.", "{ago}, after {count} attempts.", count)
+        ago = words.ago(self.job.finished_at)
+        return format_html(sentence if count else _("{ago}, before it ran."), ago=ago, count=count)
+
+    @cached_property
+    def worker(self) -> str:
+        workers = Worker.objects.using(self.job._state.db).filter(pk=self.job.worker_id or 0)
+        return str(workers.first() or _("an unknown worker"))
+
+    @property
+    def cancelling(self) -> str | SafeString:
+        asked = self.job.cancel_requested_at
+        if asked is None or not self.job.is_cancelling:
+            return ""
+        return format_html(
+            _("Asked to stop {ago}. The job ends when the task notices, at the latest with its attempt."),
+            ago=words.ago(asked),
+        )
+
+    @cached_property
+    def facts(self) -> list[tuple[str, Any]]:
+        """Name and value, in rows."""
+        job = self.job
+        facts: list[tuple[str, Any]] = [
+            (_("Task"), format_html("<code>{}</code>", job.task_path)),
+            (_("Queue"), job.queue_name),
+            (_("Priority"), job.priority),
+            (_("Attempts"), words.attempts(job)),
+            (_("Enqueued"), _moment(job.enqueued_at)),
+            (_("Run after"), _moment(job.run_after)),
+            (_("Started"), _moment(job.started_at)),
+            (_("Finished"), _moment(job.finished_at)),
+            (_("Duration"), words.span(job.duration) if job.duration is not None else ""),
+            (_("Losses"), job.losses or ""),
+            (_("Backend"), job.backend),
+        ]
+        return [(name, value) for name, value in facts if value not in ("", None)]
+
+    @cached_property
+    def values(self) -> list[tuple[str, SafeString]]:
+        """The call's parts and the result, as JSON."""
+        job = self.job
+        values = [
+            (_("Arguments"), job.args if job.args != [] else None),
+            (_("Keyword arguments"), job.kwargs if job.kwargs != {} else None),
+            (_("Options"), job.options),
+        ]
+        shown = [(name, words.pretty(value)) for name, value in values if value is not None]
+        if job.status == Job.Status.SUCCESSFUL:
+            shown.append((_("Result"), words.pretty(job.result)))
+        return shown
+
+    @cached_property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        attempts = Attempt.objects.using(self.job._state.db).filter(job_id=self.job.pk)
+        newest = attempts.select_related("worker").order_by("-number")[:SHOWN]
+        return [_shown(attempt) for attempt in newest]
+
+    @property
+    def not_shown(self) -> int:
+        """Attempts that are too many for the page."""
+        return max(0, self.attempts[0]["number"] - SHOWN) if self.attempts else 0
+
+
+def _moment(moment: Any) -> str | SafeString:
+    if moment is None:
+        return ""
+    distance = words.until(moment) if moment > timezone.now() else words.ago(moment)
+    return format_html("{} ({})", words.at(moment), distance)
+
+
+def _shown(attempt: Attempt) -> dict[str, Any]:
+    unknown = "" if attempt.worker_id is None else _("worker #%d, which is gone") % attempt.worker_id
+    return {
+        "number": attempt.number,
+        "outcome": words.coloured(COLOURS.get(attempt.outcome, "waiting"), attempt.get_outcome_display()),
+        "colour": COLOURS.get(attempt.outcome, "waiting"),
+        "worker": str(attempt.worker) if attempt.worker else unknown,
+        "started": words.at(attempt.started_at),
+        "duration": words.span(attempt.duration),
+        "message": attempt.message,
+        "exception": attempt.exception_class_path.removeprefix("builtins."),
+        "traceback": attempt.traceback,
+    }

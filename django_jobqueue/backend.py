@@ -1,0 +1,289 @@
+"""The door for django.tasks: ``TASKS = {"default": {"BACKEND": "django_jobqueue.backend.JobQueueBackend"}}``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+from django.utils import timezone
+
+from .arguments import call_as_json, normalise_call
+from .compat import (
+    LOG_RECEIVERS,
+    TASKS_LOGGER,
+    AnyResult,
+    AnyTask,
+    BaseTaskBackend,
+    InvalidTask,
+    TaskResultDoesNotExist,
+    task_enqueued,
+)
+from .conf import Options, problems_of
+from .middleware.chain import enqueue_through, hook, project_layers
+from .registry import copy_of, effective, resolve
+from .task import Call, JobTask
+
+if TYPE_CHECKING:
+    from .models import Job
+
+logger = logging.getLogger(__name__)
+
+_TASK_LOG = logging.getLogger(TASKS_LOGGER)
+MAX_ID = 2**63 - 1
+#: Tasks that a backend remembers as checked; ``using()`` makes new ones without end.
+KNOWN_TASKS = 500
+
+
+class JobQueueBackend(BaseTaskBackend):
+    """Keeps jobs in the database. An enqueue is an INSERT in the caller's transaction.
+
+    Django makes one instance for each thread and context, so instances keep nothing but what they could find again.
+    """
+
+    task_class = JobTask
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = True
+
+    @cached_property
+    def config(self) -> Options:
+        """The OPTIONS, checked. Raise ``ImproperlyConfigured`` naming the key that cannot be."""
+        try:
+            return Options.read(self.options)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"TASKS[{self.alias!r}]: {error}") from None
+
+    @property
+    def database(self) -> str:
+        """The alias of the database where the jobs are."""
+        return self.config.database
+
+    # -- enqueue ---------------------------------------------------------------------------------
+
+    def validate_task(self, task: AnyTask) -> None:
+        """Raise ``InvalidTask`` if the task cannot be enqueued here."""
+        if isinstance(task.run_after, timedelta):
+            task = copy_of(task, run_after=moment_after(task.run_after, timezone.now()))  # all that Django knows
+        if task.run_after is not None and not isinstance(task.run_after, datetime):
+            raise InvalidTask(f"run_after must be a datetime or a timedelta, not {task.run_after!r}.")
+        if isinstance(task.priority, bool) or not isinstance(task.priority, int):
+            raise InvalidTask(f"priority must be a whole number between -100 and 100, not {task.priority!r}.")
+        if not isinstance(task.queue_name, str) or not 1 <= len(task.queue_name) <= 100:
+            raise InvalidTask(f"queue_name must be a string of 1 to 100 characters, not {task.queue_name!r}.")
+        super().validate_task(task)
+
+    def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: dict[str, Any]) -> AnyResult:  # type: ignore[override]
+        """Insert one job. Raise ``TypeError`` or ``ValueError`` for arguments that JSON or the database cannot hold,
+        ``InvalidTask`` for a task that no worker could find; then nothing has been inserted.
+        """
+        return self.enqueue_many([Call(task, tuple(args), kwargs)])[0]
+
+    def enqueue_many(self, calls: Iterable[Call]) -> Sequence[AnyResult]:
+        """Insert jobs for all calls in one transaction, or none; their results in the calls' order."""
+        calls = list(calls)
+        jobs = self._jobs(calls)
+        self._insert(jobs)
+        results: Sequence[AnyResult] = self._results.Results(self._enqueued, [call.task for call in calls], jobs)
+        if is_heard(task_enqueued, logging.DEBUG):
+            for result in results:
+                if result.id:
+                    announce(task_enqueued, type(self), result)
+        return results
+
+    def _jobs(self, calls: Sequence[Call]) -> list[Job]:
+        """The unsaved jobs for the calls; everything that can be wrong with them is found here."""
+        Job, now = self._models.Job, timezone.now()
+        columns: dict[int, dict[str, Any]] = {}
+        jobs = []
+        for call in calls:
+            task = call.task
+            if (own := columns.get(id(task))) is None:
+                columns[id(task)] = own = self._columns(task, now)
+            args, kwargs = call_as_json(task.func, call.args, call.kwargs, takes_context=task.takes_context)
+            jobs.append(Job.of(own, args=args, kwargs=kwargs))
+        return jobs
+
+    def _columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
+        """What all jobs of this task have in common."""
+        if (known := self._known.get(id(task))) is not None and known[0] is task:
+            return known[1] | {"enqueued_at": now}
+        columns = self._checked_columns(task, now)
+        if task.run_after is None:
+            if len(self._known) >= KNOWN_TASKS:
+                self._known.clear()
+            self._known[id(task)] = task, columns
+        return columns
+
+    @cached_property
+    def _known(self) -> dict[int, tuple[AnyTask, dict[str, Any]]]:
+        """The columns of tasks that have been checked, by identity: to find that nothing is wrong takes its time."""
+        return {}
+
+    def _checked_columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
+        self.validate_task(task)
+        check_findable(task)
+        run_after = moment_after(task.run_after, now) if isinstance(task.run_after, timedelta) else task.run_after
+        columns: dict[str, Any] = self._models.job.defaults() | {
+            "task_path": task.module_path,
+            "queue_name": str.__str__(task.queue_name),  # an enum's member would be written by its name
+            "priority": int(task.priority),
+            "backend": self.alias,
+            "run_after": run_after,
+            "enqueued_at": now,
+            "max_attempts": effective(task, "max_attempts", self.config.max_attempts),
+        }
+        if run_after is not None:
+            columns["place"] = None  # the database's clock decides when it is due, not this process's
+        return columns
+
+    def _insert(self, jobs: list[Job]) -> None:
+        layers = [layer for layer in project_layers() if hook(layer, "process_enqueue")]
+        if not layers:
+            self._lifecycle.enqueue(jobs, self.database)
+            return
+        for job in jobs:
+            job.decode()
+        with transaction.atomic(using=self.database):  # a layer that raises after the insert undoes it
+            enqueue_through(layers, self._save)(jobs)
+
+    def _save(self, jobs: list[Job]) -> list[Job]:
+        for job in jobs:  # a layer may have put anything in
+            job.args, job.kwargs = normalise_call(resolve(job.task_path).func, job.args, job.kwargs)
+        saved: list[Job] = self._lifecycle.enqueue(jobs, self.database)
+        return saved
+
+    def _enqueued(self, task: AnyTask, job: Job) -> AnyResult:
+        job.decode()
+        if job.pk is None:  # a layer has left it out
+            job.status = job.Status.CANCELLED
+        if isinstance(task.run_after, timedelta):
+            task = copy_of(task, run_after=job.run_after)
+        result: AnyResult = self._results.result_of(job, (), task)
+        return result
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def get_result(self, result_id: str) -> AnyResult:
+        """The result with this id. Raise ``TaskResultDoesNotExist`` if there is none, or it cannot be an id."""
+        Job, number = self._models.Job, _number(result_id)
+        try:
+            job = Job.objects.using(self.database).get(pk=number)
+        except Job.DoesNotExist:
+            raise TaskResultDoesNotExist(result_id) from None
+        attempts = self._models.Attempt.objects.using(self.database).filter(job_id=number).order_by("number")
+        result: AnyResult = self._results.result_of(job, attempts, self._results.task_of(job, self))
+        return result
+
+    # A task may be declared before the app registry is ready, and declaring one makes a backend. So what needs the
+    # models is imported when it is used.
+
+    @cached_property
+    def _models(self) -> ModuleType:
+        self._check_installed()
+        from . import models
+
+        return models
+
+    @cached_property
+    def _lifecycle(self) -> ModuleType:
+        from . import lifecycle
+
+        return lifecycle
+
+    @cached_property
+    def _results(self) -> ModuleType:
+        from . import results
+
+        return results
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
+        where = f"TASKS[{self.alias!r}]"
+        found: list[checks.CheckMessage] = [
+            checks.Error(
+                f"{where}: {problem}", hint=f"Correct it in the setting {where}['OPTIONS'].", id="jobqueue.E001"
+            )
+            for problem in problems_of(self.options)
+        ]
+        if not apps.is_installed("django_jobqueue"):
+            found.append(checks.Error(NOT_INSTALLED.format(where), hint=INSTALL_HINT, id="jobqueue.E002"))
+        return found
+
+    def _check_installed(self) -> None:
+        if not apps.is_installed("django_jobqueue"):
+            raise ImproperlyConfigured(f"{NOT_INSTALLED.format(f'TASKS[{self.alias!r}]')} {INSTALL_HINT}")
+
+
+NOT_INSTALLED = "{} uses the job queue, but 'django_jobqueue' is not in INSTALLED_APPS."
+INSTALL_HINT = "Add 'django_jobqueue' to INSTALLED_APPS and run manage.py migrate."
+
+
+def _number(result_id: Any) -> int:
+    """The job's number. Raise ``TaskResultDoesNotExist`` for what cannot be one."""
+    text = str(result_id)
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or text != str(int(text)):
+        raise TaskResultDoesNotExist(result_id)
+    number = int(text)
+    if number > MAX_ID:
+        raise TaskResultDoesNotExist(result_id)
+    return number
+
+
+def moment_after(delay: timedelta, now: datetime) -> datetime:
+    """The time to start at. Raise ``InvalidTask`` if there is no such time."""
+    if delay < timedelta(0):
+        raise InvalidTask(f"run_after must not lie in the past, but is {delay!r}.")
+    try:
+        return now + delay
+    except OverflowError:
+        raise InvalidTask(f"run_after is too far away: {delay!r}.") from None
+
+
+def check_findable(task: AnyTask) -> None:
+    """Raise ``InvalidTask`` unless a worker that imports the task's module will find it under its path."""
+    try:
+        found = resolve(task.module_path)
+    except LookupError:
+        found = None
+    if task.func.__module__ == "__main__":
+        raise InvalidTask(f"{task.name} is declared in a script: no worker can import it. Move it to a tasks module.")
+    if len(task.module_path) > 255:
+        raise InvalidTask(f"The path of {task.module_path} is longer than 255 characters.")
+    if found is None or found.func is not task.func:
+        raise InvalidTask(
+            f"{task.module_path} is not the name under which this task can be found: a worker looks for a task "
+            f"at that path. Apply @task where the function is defined, and keep the function's name."
+        )
+
+
+def is_heard(signal: Any, level: int = logging.INFO) -> bool:
+    """Does anybody listen to this signal of django.tasks, or does Django's own receiver write its line, at that level?
+
+    Asked before a result is made only to be announced: for a short job that costs as much as running it.
+    """
+    if _TASK_LOG.isEnabledFor(level):
+        return True
+    for key, *_ in signal.receivers:  # noqa: SIM110 (any() takes twice the time, and this is asked for each job)
+        if key[0] not in LOG_RECEIVERS:
+            return True
+    return False
+
+
+def announce(signal: Any, sender: type, result: AnyResult) -> None:
+    """Send a signal of django.tasks. What a receiver raises is logged: the job is stored, and that stays true."""
+    try:
+        for receiver, answer in signal.send_robust(sender=sender, task_result=result):
+            if isinstance(answer, Exception):
+                logger.error("%r raised for job #%s", receiver, result.id, exc_info=answer)
+    except BaseException:  # send_robust lets SystemExit and its like through
+        logger.exception("A receiver tried to end the process for job #%s", result.id)

@@ -1,0 +1,194 @@
+"""System checks: each names the setting, what is wrong with it, and what to write instead."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import django
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from .conf import BACKEND_PATH, Options, backend_aliases, backend_options, middleware_paths
+from .dialects import get_dialect
+from .middleware.chain import make_layer
+from .middleware.database_connections import DatabaseConnections
+
+SQLITE_OPTIONS = (
+    '"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
+    '"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}'
+)
+SERVERS = {"postgresql": (14, 0), "mysql": (8, 0, 11), "mariadb": (10, 6)}
+
+
+@register
+def check_installation(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    return [*_backend(), *_backport(), *_middleware(), *_time_zones()]
+
+
+@register(Tags.database)
+def check_databases(
+    app_configs: Sequence[AppConfig] | None = None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """What asks the server: Django runs it with ``migrate`` and ``check --database``."""
+    named = [alias for alias in _job_databases() if alias in (databases or ())]
+    return [message for alias in named for message in (*_server(alias), *_clock(alias))]
+
+
+@register
+def check_settings_of_databases(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    return [message for alias in _job_databases() for message in (*_sqlite(alias), *_psycopg(alias))]
+
+
+def _backend() -> Iterator[CheckMessage]:
+    if not backend_aliases():
+        yield Warning(
+            "'django_jobqueue' is installed, but no entry of TASKS uses it: nothing will be enqueued here.",
+            hint=f'Set TASKS = {{"default": {{"BACKEND": "{BACKEND_PATH}"}}}}.',
+            id="jobqueue.W003",
+        )
+
+
+def _backport() -> Iterator[CheckMessage]:
+    if django.VERSION >= (6, 0):
+        if "django_tasks" in sys.modules:
+            yield Error(
+                f"The backport django_tasks is imported on Django {django.get_version()}, which has django.tasks of "
+                "its own. Tasks declared with the backport are strangers to this project's backend.",
+                hint="Import from django.tasks or django_jobqueue, and take 'django_tasks' out of INSTALLED_APPS.",
+                id="jobqueue.E004",
+            )
+    elif not apps.is_installed("django_tasks"):
+        yield Error(
+            "'django_tasks' is not in INSTALLED_APPS; on Django 5.2 the task framework is this backport.",
+            hint="Add 'django_tasks' to INSTALLED_APPS, in front of 'django_jobqueue'.",
+            id="jobqueue.E005",
+        )
+
+
+def _middleware() -> Iterator[CheckMessage]:
+    value = getattr(settings, "JOBQUEUE_MIDDLEWARE", ())
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        yield Error(
+            f"JOBQUEUE_MIDDLEWARE must be a list of dotted paths, not {value!r}.",
+            hint="Write JOBQUEUE_MIDDLEWARE = [...].",
+            id="jobqueue.E006",
+        )
+        return
+    layers = []
+    for path in middleware_paths():
+        try:
+            layers.append(make_layer(path))
+        except ImproperlyConfigured as error:
+            yield Error(str(error), hint="Correct the path in JOBQUEUE_MIDDLEWARE.", id="jobqueue.E006")
+        except Exception as error:
+            yield Error(
+                f"The job middleware {path!r} cannot be made: {type(error).__name__}: {error}",
+                hint="Raise MiddlewareNotUsed in its __init__ if it does not want to be used.",
+                id="jobqueue.E006",
+            )
+    if not any(isinstance(layer, DatabaseConnections) for layer in layers):
+        yield Warning(
+            "JOBQUEUE_MIDDLEWARE leaves out DatabaseConnections: a worker keeps connections that have broken.",
+            hint="Put 'django_jobqueue.middleware.database_connections.DatabaseConnections' first in the list.",
+            id="jobqueue.W007",
+        )
+
+
+def _time_zones() -> Iterator[CheckMessage]:
+    for alias in _job_databases():
+        if get_dialect(alias).name == "postgresql":
+            continue
+        if not settings.USE_TZ:
+            yield Error(
+                f"USE_TZ is False, and DATABASES[{alias!r}] compares times with UTC: leases and scheduled jobs would "
+                "be off by the difference to local time.",
+                hint="Set USE_TZ = True, or keep the jobs in PostgreSQL.",
+                id="jobqueue.E010",
+            )
+        elif connections[alias].settings_dict.get("TIME_ZONE"):
+            yield Error(
+                f"DATABASES[{alias!r}] has a TIME_ZONE of its own: scheduled jobs would run too early or too late.",
+                hint="Leave TIME_ZONE out, or keep the jobs in another database with OPTIONS['DATABASE'].",
+                id="jobqueue.E010",
+            )
+
+
+def _job_databases() -> list[str]:
+    """The databases that jobs are kept in, as far as the settings can be read."""
+    found = []
+    for alias in backend_aliases():
+        try:
+            database = Options.read(backend_options(alias)).database
+        except ValueError:
+            continue  # the backend's own check says so
+        if database not in found:
+            found.append(database)
+    return found
+
+
+def _sqlite(alias: str) -> Iterator[CheckMessage]:
+    if get_dialect(alias).name != "sqlite":
+        return
+    options = connections[alias].settings_dict.get("OPTIONS", {})
+    where = f"DATABASES[{alias!r}]['OPTIONS']"
+    missing = []
+    if str(options.get("transaction_mode") or "").upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+        missing.append(
+            "no transaction_mode 'IMMEDIATE': an enqueue in atomic() after a read fails while a worker writes"
+        )
+    if "wal" not in str(options.get("init_command") or "").lower():
+        missing.append("no journal_mode WAL: readers and the one writer stop each other")
+    if float(options.get("timeout", 5)) < 10:
+        missing.append("a timeout under 10 seconds: 'database is locked' comes early under load")
+    if missing:
+        yield Warning(
+            f"{where} has {'; '.join(missing)}.",
+            hint=f"Set {SQLITE_OPTIONS}.",
+            id="jobqueue.W008",
+        )
+
+
+def _psycopg(alias: str) -> Iterator[CheckMessage]:
+    driver: Any = connections[alias]
+    if get_dialect(alias).name == "postgresql" and not driver.Database.__version__.startswith("3"):
+        yield Error(
+            f"DATABASES[{alias!r}] is used through psycopg2; jobs are enqueued and claimed with psycopg 3.",
+            hint="pip install 'psycopg[binary]', and uninstall psycopg2: Django prefers version 3 where it finds it.",
+            id="jobqueue.E011",
+        )
+
+
+def _server(alias: str) -> Iterator[CheckMessage]:
+    connection: Any = connections[alias]
+    kind = "mariadb" if getattr(connection, "mysql_is_mariadb", False) else get_dialect(alias).name
+    least = SERVERS.get(kind)
+    if least is None:
+        return
+    version = connection.get_database_version()
+    if tuple(version) < least:
+        yield Error(
+            f"DATABASES[{alias!r}] is {kind} {'.'.join(map(str, version))}; jobs need at least "
+            f"{'.'.join(map(str, least))}, for SKIP LOCKED.",
+            hint="Upgrade the server, or keep the jobs in another database with OPTIONS['DATABASE'].",
+            id="jobqueue.E009",
+        )
+
+
+def _clock(alias: str) -> Iterator[CheckMessage]:
+    if get_dialect(alias).name != "mysql":
+        return
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT TIMESTAMPDIFF(MINUTE, UTC_TIMESTAMP(), NOW())")
+        ((minutes,),) = cursor.fetchall()
+    if minutes:
+        yield Error(
+            f"DATABASES[{alias!r}]: the clock of its sessions is {minutes:+d} minutes off UTC, in which times are "
+            "stored: scheduled jobs would run too early or too late.",
+            hint="""Set "OPTIONS": {"init_command": "SET time_zone = '+00:00'"} there.""",
+            id="jobqueue.E012",
+        )

@@ -1,0 +1,108 @@
+"""Settings: every default, and the errors for what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+
+from .backoff import DEFAULT_BACKOFF, Backoff, check_backoff
+from .outcomes import seconds
+
+BACKEND_PATH = "django_jobqueue.backend.JobQueueBackend"
+
+#: The layers around every job, first is outermost, for projects that do not set JOBQUEUE_MIDDLEWARE.
+DEFAULT_MIDDLEWARE = ("django_jobqueue.middleware.database_connections.DatabaseConnections",)
+
+#: A job that was lost this often fails: it is likely what kills its workers.
+LOSSES_TO_FAIL = 5
+#: From this many losses on, a job runs alone in its worker, so that it cannot take others with it.
+LOSSES_TO_ISOLATE = 2
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``TASKS[alias]["OPTIONS"]``, checked. All times are seconds."""
+
+    #: The alias in DATABASES where the jobs are.
+    database: str = "default"
+    #: How long a worker is believed without a heartbeat.
+    lease: float = 30.0
+    #: How many attempts a task gets that does not say; 1 means that nothing is retried.
+    max_attempts: int = 1
+    #: The pause between attempts, for tasks that do not say.
+    backoff: Backoff = DEFAULT_BACKOFF
+    #: How long a task may run that does not say; None: as long as it likes.
+    timeout: float | None = None
+    #: How long finished jobs are kept; None: for ever.
+    retention: float | None = 7 * DAY
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any]) -> Options:
+        """The options as given in TASKS. Raise ``ValueError`` naming the first that cannot be."""
+        problems = list(problems_of(options))
+        if problems:
+            raise ValueError(problems[0])
+        values = {name.lower(): value for name, value in options.items()}
+        for name in ("lease", "timeout", "retention"):
+            if values.get(name) is not None:
+                values[name] = seconds(values[name])
+        return cls(**values)
+
+
+def problems_of(options: Mapping[str, Any]) -> Iterable[str]:
+    """What is wrong with these OPTIONS, a sentence each: the name, the value, what is expected."""
+    known = [field.name.upper() for field in fields(Options)]
+    for name in options:
+        if name not in known:
+            yield f"OPTIONS has no key {name!r}; the keys are {', '.join(known)}."
+    if "DATABASE" in options and options["DATABASE"] not in settings.DATABASES:
+        aliases = ", ".join(map(repr, settings.DATABASES)) or "empty"
+        yield f"OPTIONS['DATABASE'] is {options['DATABASE']!r}, but DATABASES has only {aliases}."
+    for name, optional in (("LEASE", False), ("TIMEOUT", True), ("RETENTION", True)):
+        value = options.get(name, 1)
+        if not (value is None and optional) and not _is_positive(value):
+            yield f"OPTIONS[{name!r}] is {value!r}, but must be a positive number of seconds or a timedelta."
+    attempts = options.get("MAX_ATTEMPTS", 1)
+    if not is_count(attempts):
+        yield f"OPTIONS['MAX_ATTEMPTS'] is {attempts!r}, but must be a whole number from 1 to 32767."
+    try:
+        check_backoff(options.get("BACKOFF", 1))
+    except (TypeError, ValueError) as error:
+        yield f"OPTIONS['BACKOFF']: {error}."
+
+
+def is_count(value: Any) -> bool:
+    """Is it a whole number that ``max_attempts`` can be?"""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 32_767
+
+
+def _is_positive(value: Any) -> bool:
+    if isinstance(value, timedelta):
+        return value > timedelta(0)
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def middleware_paths() -> list[str]:
+    """``JOBQUEUE_MIDDLEWARE``, or its default."""
+    return list(getattr(settings, "JOBQUEUE_MIDDLEWARE", DEFAULT_MIDDLEWARE))
+
+
+def backend_aliases() -> list[str]:
+    """The aliases in TASKS that name our backend, by its path."""
+    tasks = getattr(settings, "TASKS", None) or {}
+    return [
+        alias for alias, entry in tasks.items() if isinstance(entry, Mapping) and entry.get("BACKEND") == BACKEND_PATH
+    ]
+
+
+def backend_options(alias: str) -> Mapping[str, Any]:
+    """``TASKS[alias]["OPTIONS"]`` as it stands in the settings."""
+    entry: Any = settings.TASKS[alias]
+    options: Mapping[str, Any] = entry.get("OPTIONS", {})
+    return options

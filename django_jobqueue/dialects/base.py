@@ -1,0 +1,404 @@
+"""Dialect: everything in portable SQL. Each database overrides what it does better."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from django.conf import settings
+from django.db import DatabaseError, DataError, IntegrityError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Case, F, Q, Value, When
+from django.db.models.functions import Now
+
+from ..models import Attempt, Job, Queue
+from ..models.fields import NextPlace
+from .records import Ending, Lane, Release, Success
+
+T = TypeVar("T")
+Row = Sequence[Any]
+
+JOB = Job._meta.db_table
+ATTEMPT = Attempt._meta.db_table
+QUEUE = Queue._meta.db_table
+#: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
+CLAIMED = (
+    "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
+    "queue_name backend task_path args kwargs options"
+).split()
+#: What an enqueue writes. All but the last three are alike for the calls of one task.
+COLUMNS_OF_TASK = "enqueued_at run_after priority max_attempts status queue_name backend task_path".split()
+ENQUEUED = [*COLUMNS_OF_TASK, "args", "kwargs", "options"]
+of_task = attrgetter(*COLUMNS_OF_TASK)
+#: And what is 0 for every new job.
+ZEROS = ["attempts", "tries", "losses"]
+COLLISION_RETRIES = 8
+
+
+FINISH_JOB = (
+    f"UPDATE {JOB} SET status=%s, place=%s, tries=%s, losses=%s, queue_name=%s, priority=%s, started_at=%s, "
+    "finished_at=%s, run_after=%s, result=%s, worker_id=NULL, token=NULL WHERE id=%s"
+)
+# The order leads PostgreSQL to the partial index: without it the planner may begin with the table, where all that has
+# finished lies in front.
+PEEK = f"""
+SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority, place LIMIT 1),
+    (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1)
+"""
+SUCCEED_JOB = (
+    f"UPDATE {JOB} SET status='SUCCESSFUL', started_at=%s, finished_at=%s, result=%s, worker_id=NULL, token=NULL "
+    "WHERE id=%s AND token=%s"
+)
+ADD_ATTEMPT = (
+    f"INSERT INTO {ATTEMPT} (job_id, number, worker_id, started_at, finished_at, outcome, message, "
+    "exception_class_path, traceback) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+)
+
+
+class _Fenced(Exception):
+    """A row is not ours any more."""
+
+
+class Held(NamedTuple):
+    """What ``finish`` reads of a job before it writes."""
+
+    id: int
+    token: int | None
+    attempts: int
+    tries: int
+    losses: int
+    started_at: datetime
+    run_after: datetime | None
+    cancel_requested_at: datetime | None
+    place: int | None
+    queue_name: str
+    priority: int
+
+
+class Dialect:
+    """The statements that move jobs, for one database alias. Complete for any database with SKIP LOCKED."""
+
+    #: The database's name in Django's words.
+    name: ClassVar[str] = ""
+    #: The time by the database's clock, in SQL.
+    now: ClassVar[str] = "CURRENT_TIMESTAMP(6)"
+    #: How many seconds from now a time is, in SQL.
+    seconds_until: ClassVar[str] = "TIMESTAMPDIFF(MICROSECOND, CURRENT_TIMESTAMP(6), {}) / 1000000"
+    #: Error codes of collisions with another connection: the write was rolled back and is worth trying again.
+    collisions: ClassVar[frozenset[Any]] = frozenset()
+
+    #: Does a connection lead to one session of the server, no pooler in between? The worker says so, when it knows.
+    direct = False
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        return connections[self.using]
+
+    # -- transactions ----------------------------------------------------------------------------
+
+    def transact(self, write: Callable[[], T]) -> T:
+        """``write()`` in a transaction; again after a collision, if the transaction is ours alone."""
+
+        def in_transaction() -> T:
+            with transaction.atomic(using=self.using):
+                return write()
+
+        return self.again_after_collision(in_transaction)
+
+    def again_after_collision(self, write: Callable[[], T]) -> T:
+        """``write()``, which is one transaction of its own; again, a few times, if it collided with another."""
+        for last in [False] * COLLISION_RETRIES + [True]:
+            try:
+                return write()
+            except DatabaseError as error:
+                if last or self.connection.in_atomic_block or not self.is_collision(error):
+                    raise
+                time.sleep(random.uniform(0.002, 0.05))  # two that collided must not come back in step
+        raise AssertionError("unreachable")
+
+    def is_collision(self, error: DatabaseError) -> bool:
+        """Was the write rolled back only because of another connection?"""
+        return bool(error.args) and error.args[0] in self.collisions
+
+    def is_refusal(self, error: Exception) -> bool:
+        """Does the database refuse this very data, now and for ever?"""
+        return isinstance(error, DataError | IntegrityError | ValueError | TypeError | ArithmeticError | AttributeError)
+
+    # -- enqueue ---------------------------------------------------------------------------------
+
+    def insert(self, jobs: list[Job]) -> None:
+        """Insert in the caller's transaction, all or none, and give each job its id."""
+        for job in jobs:
+            job.decode()
+        if len(jobs) == 1:
+            jobs[0].save(using=self.using, force_insert=True)
+            return
+        with transaction.atomic(using=self.using):
+            if self.connection.features.can_return_rows_from_bulk_insert:
+                Job.objects.using(self.using).bulk_create(jobs, batch_size=500)
+            else:
+                for job in jobs:
+                    job.save(using=self.using, force_insert=True)
+
+    # -- claim -----------------------------------------------------------------------------------
+
+    def peek(self) -> tuple[bool, float | None]:
+        """Is any job in line, and in how many seconds is the next scheduled one due? All that an idle worker asks."""
+        ((in_line, due_in),) = self._rows(PEEK.format(seconds=self.seconds_until.format("run_after")))
+        return bool(in_line), None if due_in is None else float(due_in)
+
+    def lanes(self) -> list[Lane]:
+        """The lanes that have jobs in line, found by leaping from one to the next in the index."""
+        found: list[Lane] = []
+        in_line = Job.objects.using(self.using).in_line().order_by("queue_name", "priority")
+        here = in_line
+        while lane := here.values_list("queue_name", "priority").first():
+            found.append(Lane(*lane))
+            here = in_line.filter(Q(queue_name=lane[0], priority__gt=lane[1]) | Q(queue_name__gt=lane[0]))
+        return found
+
+    def claim(
+        self,
+        lanes: Sequence[Lane],
+        limit: int,
+        worker_id: int,
+        token: int,
+        *,
+        floors: Sequence[int] = (),
+        isolated: bool = False,
+    ) -> list[Job]:
+        """Take up to ``limit`` jobs from the lanes in their order; each is running and ours when this returns.
+
+        ``floors`` are the places from which to look on, one for each lane: what is below is taken to be done with.
+        ``isolated`` takes from the jobs that must run alone instead.
+        """
+        heads = list(zip(lanes, floors or [0] * len(lanes), strict=True))
+
+        def take() -> list[Row]:
+            rows: list[Row] = []
+            for lane, floor in heads:
+                if len(rows) < limit:
+                    rows += self._lock(lane, limit - len(rows), floor, isolated)
+            if rows:
+                self._mark_running(rows, worker_id, token)
+            return rows
+
+        return [self._taken(row, worker_id, token) for row in self.transact(take)]
+
+    def _lock(self, lane: Lane, limit: int, floor: int, isolated: bool) -> list[Row]:
+        line = (
+            f"SELECT {', '.join(CLAIMED)}, {self.now} FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL "
+            f"AND queue_name = %s AND priority = %s AND place {'<' if isolated else '>='} %s "
+            "ORDER BY place, id LIMIT %s FOR UPDATE SKIP LOCKED"
+        )
+        return self._rows(line, [*lane, 0 if isolated else floor, limit])
+
+    def _mark_running(self, rows: Sequence[Row], worker_id: int, token: int) -> None:
+        ids = ", ".join(str(row[0]) for row in rows)
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {JOB} SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, "
+                f"token = %s, started_at = %s WHERE id IN ({ids})",
+                [worker_id, token, rows[0][-1]],
+            )
+
+    def _taken(self, row: Row, worker_id: int, token: int) -> Job:
+        """The job of a row that ``_lock`` has read, as it is after the claim."""
+        *values, now = map(self._zoned, row)
+        job = self._claimed(values, worker_id, token)
+        job.attempts, job.tries, job.started_at = job.attempts + 1, job.tries + 1, now
+        return job
+
+    def _claimed(self, row: Row, worker_id: int, token: int) -> Job:
+        """The job of a row of ``CLAIMED``, as it is after the claim."""
+        columns = zip(CLAIMED, row, strict=True)
+        return Job.of(
+            columns, self.using, status="RUNNING", worker_id=worker_id, token=token, finished_at=None, result=None
+        )
+
+    def _zoned(self, value: Any) -> Any:
+        """What a model's field would do: these databases store times in UTC and do not say so."""
+        if isinstance(value, datetime) and settings.USE_TZ:
+            return value.replace(tzinfo=UTC)
+        return value
+
+    def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            rows: list[Row] = cursor.fetchall()
+            return rows
+
+    def promote(self, limit: int) -> int:
+        """Put the scheduled jobs that are due in line; how many."""
+
+        def move() -> int:
+            due = Job.objects.using(self.using).due()
+            if self.connection.features.has_select_for_update_skip_locked:
+                due = due.select_for_update(skip_locked=True)
+            ids = list(due.order_by("run_after").values_list("pk", flat=True)[:limit])
+            return self._put_in_line(ids) if ids else 0
+
+        return self.transact(move)
+
+    def _put_in_line(self, ids: list[int]) -> int:
+        return Job.objects.using(self.using).filter(pk__in=ids, status=Job.Status.READY).update(place=NextPlace())
+
+    # -- finish ----------------------------------------------------------------------------------
+
+    def finish(self, endings: Sequence[Ending]) -> dict[int, str]:
+        """Write the ends of attempts, the jobs' rows and the attempts' together; ``{id: status}`` of those written.
+
+        What is missing from the answer was fenced off: its token is no longer the row's, the attempt was lost.
+        """
+        return self.transact(lambda: self._finish(endings))
+
+    def succeed(self, successes: Sequence[Success]) -> set[int]:
+        """``finish`` for attempts that went well; the ids of those written."""
+        ordered = sorted(successes)
+        try:
+            self.transact(lambda: self._succeed(ordered))
+        except _Fenced:
+            return set(self.finish([success.ending() for success in ordered]))
+        return {success.id for success in ordered}
+
+    def _succeed(self, successes: Sequence[Success]) -> None:
+        """Write all of them without a look at the rows first. Raise ``_Fenced`` if one of them is not ours any more."""
+        times = [(self._stored(success.began), self._stored(success.ended)) for success in successes]
+        with self.connection.cursor() as cursor:
+            if self._mark_successful(cursor, successes, times) != len(successes):
+                raise _Fenced
+            cursor.executemany(
+                ADD_ATTEMPT,
+                [
+                    (success.id, success.attempts, success.worker_id, began, ended, "succeeded", "", "", "")
+                    for success, (began, ended) in zip(successes, times, strict=True)
+                ],
+            )
+
+    def _mark_successful(self, cursor: Any, successes: Sequence[Success], times: Sequence[tuple[str, str]]) -> int:
+        """Update the jobs' rows; how many were still ours."""
+        cursor.executemany(
+            SUCCEED_JOB,
+            [
+                (began, ended, success.result, success.id, success.token)
+                for success, (began, ended) in zip(successes, times, strict=True)
+            ],
+        )
+        return int(cursor.rowcount)
+
+    def _stored(self, moment: datetime) -> str:
+        """The time as it is stored: Django's own way takes longer than all else that is done for the row."""
+        return moment.replace(tzinfo=None).isoformat(" ")
+
+    def _finish(self, endings: Sequence[Ending]) -> dict[int, str]:
+        rows = Job.objects.using(self.using).filter(pk__in=[ending.id for ending in endings]).order_by("pk")
+        if self.connection.features.has_select_for_update:
+            rows = rows.select_for_update()
+        held = {row[0]: Held(*row) for row in rows.values_list(*Held._fields)}
+        ours = [ending for ending in endings if ending.id in held and held[ending.id].token == ending.token]
+        if not ours:
+            return {}
+        jobs, attempts = zip(*(self._rows_of(ending, held[ending.id]) for ending in ours), strict=True)
+        with self.connection.cursor() as cursor:
+            cursor.executemany(FINISH_JOB, jobs)
+            cursor.executemany(ADD_ATTEMPT, attempts)
+        if moved := [ending.id for ending in ours if ending.fields.place == "next"]:
+            self._put_in_line(moved)
+        return {row[-1]: row[0] for row in jobs}
+
+    def _rows_of(self, ending: Ending, held: Held) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The parameters of ``FINISH_JOB`` and of ``ADD_ATTEMPT`` for one ending."""
+        fields, when = ending.fields, self.connection.ops.adapt_datetimefield_value
+        cancelled = held.cancel_requested_at is not None and not fields.final
+        began = held.started_at + timedelta(seconds=ending.waited)
+        ended = held.started_at + timedelta(seconds=ending.took)
+        place, run_after = held.place, held.run_after
+        if fields.place == "none":
+            place, run_after = None, _moment(fields.run_after) or ended + timedelta(seconds=fields.delay)
+        elif fields.place == "isolate":
+            place = -abs(held.place or 1)
+        job = (
+            "CANCELLED" if cancelled else fields.status,
+            place,
+            held.tries - (not fields.counted),
+            held.losses + fields.lost,
+            fields.queue_name or held.queue_name,
+            held.priority if fields.priority is None else fields.priority,
+            when(began),
+            when(ended if cancelled or fields.final else None),
+            when(run_after),
+            None if fields.result is None else json.dumps(fields.result),
+            ending.id,
+        )
+        attempt = (
+            ending.id,
+            held.attempts,
+            ending.worker_id,
+            when(began),
+            when(ended),
+            "cancelled" if cancelled else str(ending.outcome),
+            ending.message,
+            ending.exception_class_path,
+            ending.traceback,
+        )
+        return job, attempt
+
+    def release(self, releases: Sequence[Release]) -> int:
+        """Give claimed jobs back that were not started: no attempt is counted or recorded; how many were ours."""
+        ids: dict[tuple[int, float], list[int]] = {}
+        for release in releases:
+            ids.setdefault((release.token, release.delay), []).append(release.id)
+        return self.transact(lambda: sum(self._release(token, delay, some) for (token, delay), some in ids.items()))
+
+    def _release(self, token: int, delay: float, ids: list[int]) -> int:
+        changes: dict[str, Any] = {"place": None, "run_after": Now() + timedelta(seconds=delay)} if delay else {}
+        asked = Q(cancel_requested_at__isnull=False)
+        return (
+            Job.objects.using(self.using)
+            .filter(pk__in=ids, token=token)
+            .update(
+                status=Case(When(asked, then=Value(Job.Status.CANCELLED)), default=Value(Job.Status.READY)),
+                finished_at=Case(When(asked, then=Now()), default=None),
+                attempts=F("attempts") - 1,
+                tries=F("tries") - 1,
+                worker=None,
+                token=None,
+                started_at=None,
+                **changes,
+            )
+        )
+
+    # -- for the worker --------------------------------------------------------------------------
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Around all that one of the worker's own threads does; closes its connection at the end."""
+        try:
+            yield
+        finally:
+            self.connection.close()
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def as_json(value: Any) -> str | None:
+    """The JSON text of a column's value, which may be text already."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def forget_places(jobs: Sequence[Job]) -> None:
+    """The database has given places that this process has not read: they are loaded on first use."""
+    for job in jobs:
+        if job.place is not None:
+            del job.__dict__["place"]

@@ -1,0 +1,61 @@
+"""MySQL and MariaDB: the portable statements, and collisions that are worth another try."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from django.db import DataError
+
+from .base import JOB, Dialect
+from .records import Success
+
+#: A packet bigger than max_allowed_packet.
+TOO_BIG = 1153
+#: Characters of results that are written in one statement: well below the smallest max_allowed_packet that is usual.
+RESULTS_AT_ONCE = 1_000_000
+
+
+#: All rows of a batch in one statement: an UPDATE for each would be a round trip for each.
+SUCCEED_JOBS = f"""
+UPDATE {JOB} AS job JOIN JSON_TABLE(%s, '$[*]' COLUMNS (
+    id BIGINT PATH '$[0]', token BIGINT PATH '$[1]', started_at DATETIME(6) PATH '$[2]',
+    finished_at DATETIME(6) PATH '$[3]', result LONGTEXT PATH '$[4]'
+)) AS ended ON job.id = ended.id AND job.token = ended.token
+SET job.status = 'SUCCESSFUL', job.started_at = ended.started_at, job.finished_at = ended.finished_at,
+    job.result = ended.result, job.worker_id = NULL, job.token = NULL
+"""
+
+
+class MySQL(Dialect):
+    name = "mysql"
+    #: 1213 deadlock, 1205 lock wait timeout, 1020 record changed since last read.
+    collisions: ClassVar[frozenset[int]] = frozenset({1213, 1205, 1020})
+
+    def is_refusal(self, error: Exception) -> bool:
+        return super().is_refusal(error) or error.args[:1] == (TOO_BIG,)
+
+    def _mark_successful(self, cursor: Any, successes: Sequence[Success], times: Sequence[tuple[str, str]]) -> int:
+        written, length = 0, 0
+        document: list[tuple[Any, ...]] = []
+        for success, moments in zip(successes, times, strict=True):
+            document.append((success.id, success.token, *moments, success.result))
+            length += len(success.result or "")
+            if length > RESULTS_AT_ONCE:
+                self._check_fits(cursor, success)
+                written += self._mark(cursor, document)
+                document, length = [], 0
+        return written + (self._mark(cursor, document) if document else 0)
+
+    def _check_fits(self, cursor: Any, success: Success) -> None:
+        """The server hangs up on who sends it more than it takes, and that looks like an outage."""
+        cursor.execute("SELECT @@max_allowed_packet")
+        ((limit,),) = cursor.fetchall()
+        size = len(json.dumps(success.result))
+        if size + 1000 > limit:
+            raise DataError(f"A result of {size} bytes is larger than max_allowed_packet, {limit}.")
+
+    def _mark(self, cursor: Any, document: Sequence[tuple[Any, ...]]) -> int:
+        cursor.execute(SUCCEED_JOBS, [json.dumps(document)])
+        return int(cursor.rowcount)

@@ -1,0 +1,302 @@
+"""PostgreSQL: one statement to claim a batch, one to finish it, COPY to enqueue it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from django.db import DatabaseError, transaction
+
+from ..models import Job
+from .base import ATTEMPT, CLAIMED, ENQUEUED, JOB, QUEUE, ZEROS, Dialect, as_json, forget_places, of_task
+from .records import Ending, Lane, Success, as_document
+
+#: Below this a multi-row INSERT is as quick as COPY and its preparations.
+COPY_FROM = 50
+
+# The place comes from the column's default; a scheduled job must have none, so its column is named.
+INSERT = (
+    f"INSERT INTO {JOB} ({', '.join([*ZEROS, *ENQUEUED])}) VALUES (0, 0, 0, {', '.join(['%s'] * len(ENQUEUED))}) "
+    "RETURNING id, place"
+)
+INSERT_SCHEDULED = INSERT.replace("(attempts", "(place, attempts").replace("(0", "(NULL, 0")
+RESERVE = "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)"
+
+LANES = f"""
+WITH RECURSIVE lane AS (
+    (SELECT queue_name, priority FROM {JOB}
+     WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority LIMIT 1)
+    UNION ALL
+    SELECT next.queue_name, next.priority FROM lane CROSS JOIN LATERAL (
+        SELECT queue_name, priority FROM {JOB}
+        WHERE status = 'READY' AND place IS NOT NULL AND (queue_name, priority) > (lane.queue_name, lane.priority)
+        ORDER BY queue_name, priority LIMIT 1
+    ) AS next
+)
+SELECT queue_name, priority FROM lane
+"""
+
+# Each lane is read in the order of the index and no further than the limit: no sort, and no lock on a row that is not
+# taken. MATERIALIZED keeps the planner from running the locking part more than once. The rows are locked, so that
+# their addresses hold until the update, which need not look them up by their ids. A queue that has been paused since
+# the lanes were looked for is left alone.
+CLAIM = """
+WITH lane AS MATERIALIZED (
+    SELECT * FROM unnest(%s::text[], %s::smallint[], %s::bigint[]) AS lane(queue_name, priority, floor)
+    WHERE (SELECT q.paused_at FROM {queue} AS q WHERE q.name = lane.queue_name) IS NULL
+), picked AS MATERIALIZED (
+    SELECT head.tid FROM lane CROSS JOIN LATERAL (
+        SELECT ctid AS tid FROM {job}
+        WHERE status = 'READY' AND place IS NOT NULL AND place {reach}
+          AND queue_name = lane.queue_name AND priority = lane.priority
+        ORDER BY place LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
+    ) AS head LIMIT %s
+)
+UPDATE {job} AS job
+SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, token = %s,
+    started_at = clock_timestamp()
+FROM picked WHERE job.ctid = picked.tid
+RETURNING {columns}
+"""
+COLUMNS = ", ".join(f"job.{name}" for name in CLAIMED)
+CLAIM_LINE = CLAIM.format(job=JOB, queue=QUEUE, reach=">= lane.floor", columns=COLUMNS)
+CLAIM_ISOLATED = CLAIM.format(job=JOB, queue=QUEUE, reach="< lane.floor", columns=COLUMNS)
+
+# The fence is the token alone: it is drawn at random for each claim and cleared by whatever ends the attempt. A
+# condition on the status would invite the planner to the index of running jobs, which is full of dead entries.
+FINISH = f"""
+WITH ended AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(%s::jsonb) AS ended(
+        id bigint, token bigint, worker_id bigint, waited float8, took float8, status text, final boolean, place text,
+        delay float8, run_after timestamptz, queue_name text, priority smallint, counted boolean, lost boolean,
+        result jsonb, outcome text, message text, exception_class_path text, traceback text)
+), written AS (
+    UPDATE {JOB} AS job SET
+        status = CASE WHEN ended.final OR job.cancel_requested_at IS NULL THEN ended.status ELSE 'CANCELLED' END,
+        place = CASE ended.place WHEN 'none' THEN NULL WHEN 'next' THEN nextval('django_jobqueue_place')
+                                 WHEN 'isolate' THEN -abs(coalesce(job.place, 1)) ELSE job.place END,
+        run_after = CASE ended.place WHEN 'none'
+            THEN coalesce(ended.run_after, clock_timestamp() + ended.delay * interval '1 second')
+            ELSE job.run_after END,
+        started_at = job.started_at + ended.waited * interval '1 second',
+        finished_at = CASE WHEN ended.final OR job.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
+        tries = job.tries - (NOT ended.counted)::int,
+        losses = job.losses + ended.lost::int,
+        queue_name = coalesce(ended.queue_name, job.queue_name),
+        priority = coalesce(ended.priority, job.priority),
+        result = ended.result,
+        worker_id = NULL,
+        token = NULL
+    FROM ended WHERE job.id = ended.id AND job.token = ended.token
+    RETURNING job.id, job.attempts AS number, job.started_at, job.status,
+        job.started_at + (ended.took - ended.waited) * interval '1 second' AS finished_at,
+        job.status = 'CANCELLED' AND NOT ended.final AS cancelled
+), attempt AS (
+    INSERT INTO {ATTEMPT}
+        (job_id, number, worker_id, started_at, finished_at, outcome, message, exception_class_path, traceback)
+    SELECT written.id, written.number, ended.worker_id, written.started_at, written.finished_at,
+        CASE WHEN written.cancelled THEN 'cancelled' ELSE ended.outcome END,
+        ended.message, ended.exception_class_path, ended.traceback
+    FROM written JOIN ended USING (id)
+)
+SELECT id, status FROM written
+"""
+
+
+# The same for those that went well, with less to send, to read and to decide.
+SUCCEED = f"""
+WITH ended AS MATERIALIZED (
+    SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
+        AS ended(id, token, worker_id, waited, took, result)
+), written AS (
+    UPDATE {JOB} AS job SET
+        status = 'SUCCESSFUL',
+        started_at = job.started_at + ended.waited * interval '1 microsecond',
+        finished_at = clock_timestamp(),
+        result = ended.result::jsonb,
+        worker_id = NULL,
+        token = NULL
+    FROM ended WHERE job.id = ended.id AND job.token = ended.token
+    RETURNING job.id, job.attempts AS number, ended.worker_id, job.started_at,
+        job.started_at + (ended.took - ended.waited) * interval '1 microsecond' AS finished_at
+), attempt AS (
+    INSERT INTO {ATTEMPT}
+        (job_id, number, worker_id, started_at, finished_at, outcome, message, exception_class_path, traceback)
+    SELECT id, number, worker_id, started_at, finished_at, 'succeeded', '', '', '' FROM written
+)
+SELECT id FROM written
+"""
+
+
+#: A statement that was prepared in another session of the server, or a name for it that is taken in this one.
+NOT_PREPARED = ("26000", "42P05")
+
+
+class PostgreSQL(Dialect):
+    name = "postgresql"
+    seconds_until = "EXTRACT(EPOCH FROM {} - CLOCK_TIMESTAMP())"
+
+    def __init__(self, using: str) -> None:
+        super().__init__(using)
+        self._own = threading.local()  # what a thread of the worker knows of its own session
+
+    def is_collision(self, error: DatabaseError) -> bool:
+        # deadlock, serialization failure
+        return _sqlstate(error) in ("40P01", "40001", *NOT_PREPARED)
+
+    def is_refusal(self, error: Exception) -> bool:
+        # class 54: larger than PostgreSQL can hold, such as a jsonb of 300 MB
+        return super().is_refusal(error) or _sqlstate(error).startswith("54")
+
+    def lanes(self) -> list[Lane]:
+        return [Lane(*row) for row in self._rows(LANES)]
+
+    def claim(
+        self,
+        lanes: Sequence[Lane],
+        limit: int,
+        worker_id: int,
+        token: int,
+        *,
+        floors: Sequence[int] = (),
+        isolated: bool = False,
+    ) -> list[Job]:
+        if not lanes:
+            return []
+        names, priorities = map(list, zip(*lanes, strict=True))
+        floors = list(floors) if floors and not isolated else [0] * len(lanes)
+        sql = CLAIM_ISOLATED if isolated else CLAIM_LINE
+        params = [names, priorities, floors, limit, limit, worker_id, token]
+        jobs = [
+            self._claimed(row, worker_id, token) for row in self.again_after_collision(lambda: self._rows(sql, params))
+        ]
+        if len(lanes) > 1:
+            order = {lane: place for place, lane in enumerate(lanes)}
+            jobs.sort(key=lambda job: (order.get(Lane(job.queue_name, job.priority), 0), job.place or 0))
+        else:
+            jobs.sort(key=attrgetter("place"))
+        return jobs
+
+    def finish(self, endings: Sequence[Ending]) -> dict[int, str]:
+        return dict(self.again_after_collision(lambda: self._rows(FINISH, [as_document(endings)])))
+
+    def succeed(self, successes: Sequence[Success]) -> set[int]:
+        ordered = sorted(successes)  # by id, so that two writers never deadlock
+        ids, tokens, workers, _, _, waited, took, results = zip(*ordered, strict=True)
+        arrays = [
+            *(_array(map(str, numbers)) for numbers in (ids, tokens, workers)),
+            *(_array([str(int(seconds * 1_000_000)) for seconds in times]) for times in (waited, took)),
+            _array(map(_quoted, results)),
+        ]
+        return {pk for (pk,) in self.again_after_collision(lambda: self._rows(SUCCEED, arrays))}
+
+    def insert(self, jobs: list[Job]) -> None:
+        if len(jobs) < COPY_FROM:
+            with transaction.atomic(using=self.using) if len(jobs) > 1 else nullcontext():
+                for job in jobs:
+                    self._insert(job)
+        else:
+            with transaction.atomic(using=self.using), self.connection.cursor() as cursor:
+                cursor.execute(RESERVE, [JOB, len(jobs)])
+                for job, (number,) in zip(jobs, cursor.fetchall(), strict=True):
+                    job.id = number
+                for scheduled, some in groupby(jobs, key=lambda job: job.place is None):
+                    self._copy(cursor, list(some), ["id", *ZEROS, *ENQUEUED, *["place"] * scheduled])
+            forget_places(jobs)
+        for job in jobs:
+            job._state.adding, job._state.db = False, self.using
+
+    def _insert(self, job: Job) -> None:
+        values = [*of_task(job), as_json(job.args), as_json(job.kwargs), as_json(job.options)]
+        with self.connection.cursor() as cursor:
+            cursor.execute(INSERT if job.place is not None else INSERT_SCHEDULED, values)
+            job.id, job.place = cursor.fetchone()
+
+    def _copy(self, cursor: Any, jobs: list[Job], columns: list[str]) -> None:
+        """All rows as one text: psycopg's ``write_row`` adapts a row value by value, each time anew."""
+        known: dict[tuple[Any, ...], str] = {}
+        lines = []
+        end = "\t\\N\n" if columns[-1] == "place" else "\n"
+        for job in jobs:
+            task = of_task(job)
+            if (text := known.get(task)) is None:
+                known[task] = text = "\t".join(map(_copied, task))
+            call = "\t".join([_copied(as_json(job.args)), _copied(as_json(job.kwargs)), _copied(as_json(job.options))])
+            lines.append(f"{job.id}\t0\t0\t0\t{text}\t{call}{end}")
+        with cursor.copy(f"COPY {JOB} ({', '.join(columns)}) FROM STDIN") as target:
+            target.write("".join(lines))
+
+    def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
+        """Parameters go beside the statement: Django's cursor would quote them into it, and the server parse them."""
+        connection: Any = self.connection
+        connection.ensure_connection()
+        connection.validate_no_broken_transaction()
+        try:
+            with connection.wrap_database_errors, connection.Database.Cursor(connection.connection) as cursor:
+                cursor.execute(sql, params, prepare=self._is_own(connection) or None)
+                rows: list[Any] = cursor.fetchall()
+                return rows
+        except DatabaseError as error:
+            if _sqlstate(error) in NOT_PREPARED:  # there is a pooler in between after all
+                self.direct = False
+                connection.close()
+            raise
+
+    # -- a worker's own connections --------------------------------------------------------------
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        self._own.active = True
+        try:
+            with super().session():
+                yield
+        finally:
+            self._own.active = False
+
+    def _is_own(self, connection: Any) -> bool:
+        """May the session of this connection be set up for us? To plan a claim takes the server longer than to run it.
+
+        A plan that is kept must not be one for a table that was empty when it was made: so none reads the table.
+        """
+        if not self.direct or not getattr(self._own, "active", False):
+            return False
+        raw = connection.connection
+        if getattr(self._own, "set_up", None) is not raw:
+            settings = connection.settings_dict
+            if settings.get("DISABLE_SERVER_SIDE_CURSORS") or settings["OPTIONS"].get("pool"):
+                return False  # others get this session after us
+            if connection.in_atomic_block:
+                return False
+            raw.execute("SET enable_seqscan = off")
+            raw.prepare_threshold = 2**31 - 1  # only what asks for it
+            self._own.set_up = raw
+        return True
+
+
+def _sqlstate(error: Exception) -> str:
+    return getattr(error.__cause__, "sqlstate", None) or ""
+
+
+# psycopg adapts a list item by item, which takes longer than all else that is done for a job that went well.
+
+
+def _array(items: Iterable[str]) -> str:
+    return "{" + ",".join(items) + "}"
+
+
+def _quoted(text: str | None) -> str:
+    return "NULL" if text is None else '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
+
+
+def _copied(value: Any) -> str:
+    """The value in COPY's text format."""
+    if value is None:
+        return r"\N"
+    text = str(value)
+    if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
+        text = text.replace("\\", r"\\").replace("\t", r"\t").replace("\n", r"\n").replace("\r", r"\r")
+    return text

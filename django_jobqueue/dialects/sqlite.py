@@ -1,0 +1,91 @@
+"""SQLite: one writer at a time, so that nothing needs a row lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from django.db import DatabaseError, transaction
+
+from ..models import Job
+from .base import CLAIMED, ENQUEUED, JOB, ZEROS, Dialect, as_json, forget_places, of_task
+from .records import Lane
+
+#: Ids of our own choosing, beyond all that were ever given: this also takes the one lock there is to write.
+RESERVE = "UPDATE sqlite_sequence SET seq = seq + %s WHERE name = %s RETURNING seq"
+INSERT = (
+    f"INSERT INTO {JOB} ({', '.join([*ZEROS, 'id', *ENQUEUED])}) "
+    f"VALUES (0, 0, 0, {', '.join(['%s'] * (len(ENQUEUED) + 1))})"
+)
+INSERT_SCHEDULED = INSERT.replace("(attempts", "(place, attempts").replace("(0", "(NULL, 0")
+
+
+class SQLite(Dialect):
+    """A claim is one statement, so that it never holds a read snapshot that it would have to upgrade to a write."""
+
+    name = "sqlite"
+    seconds_until = "(JULIANDAY({}) - JULIANDAY('NOW')) * 86400"
+    now = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')"
+
+    def is_collision(self, error: DatabaseError) -> bool:
+        # What is left after the connection's own timeout has waited for the lock.
+        return "database is locked" in str(error) or "database table is locked" in str(error)
+
+    def insert(self, jobs: list[Job]) -> None:
+        if len(jobs) == 1:
+            super().insert(jobs)
+            return
+        with transaction.atomic(using=self.using), self.connection.cursor() as cursor:
+            cursor.execute(RESERVE, [len(jobs), JOB])
+            if not (row := cursor.fetchone()):  # nobody has ever enqueued anything here
+                super().insert(jobs)
+                return
+            for number, job in enumerate(jobs, row[0] - len(jobs) + 1):
+                job.id = number
+            for scheduled, some in groupby(jobs, key=lambda job: job.place is None):
+                cursor.executemany(INSERT_SCHEDULED if scheduled else INSERT, [self._values(job) for job in some])
+        forget_places(jobs)
+        for job in jobs:
+            job._state.adding, job._state.db = False, self.using
+
+    def _values(self, job: Job) -> list[Any]:
+        enqueued_at, run_after, *others = of_task(job)
+        adapt = self.connection.ops.adapt_datetimefield_value
+        times = [adapt(enqueued_at), adapt(run_after)]
+        return [job.id, *times, *others, as_json(job.args), as_json(job.kwargs), as_json(job.options)]
+
+    def claim(
+        self,
+        lanes: Sequence[Lane],
+        limit: int,
+        worker_id: int,
+        token: int,
+        *,
+        floors: Sequence[int] = (),
+        isolated: bool = False,
+    ) -> list[Job]:
+        jobs: list[Job] = []
+        for lane, floor in zip(lanes, floors or [0] * len(lanes), strict=True):
+            if len(jobs) < limit:
+                jobs += self._take(lane, limit - len(jobs), worker_id, token, floor, isolated)
+        return jobs
+
+    def _take(self, lane: Lane, limit: int, worker_id: int, token: int, floor: int, isolated: bool) -> list[Job]:
+        sql = f"""
+            UPDATE {JOB}
+            SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, token = %s,
+                started_at = {self.now}
+            WHERE id IN (
+                SELECT id FROM {JOB}
+                WHERE status = 'READY' AND place IS NOT NULL AND place {"<" if isolated else ">="} %s
+                  AND queue_name = %s AND priority = %s
+                ORDER BY place, id LIMIT %s
+            )
+            RETURNING {", ".join(CLAIMED)}
+        """
+        params = [worker_id, token, 0 if isolated else floor, *lane, limit]
+        rows = self.again_after_collision(lambda: self._rows(sql, params))
+        jobs = [self._claimed([*map(self._zoned, row)], worker_id, token) for row in rows]
+        # RETURNING promises no order
+        return sorted(jobs, key=lambda job: (job.place or 0, job.id))

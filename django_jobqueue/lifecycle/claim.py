@@ -1,0 +1,186 @@
+"""Claim: take ready jobs for one worker. Promote: put due jobs in line. Release: give back what was not started."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from ..dialects import Lane, Release, get_dialect
+from ..models import Attempt, Job, Queue
+from . import notify
+
+PROMOTE_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSelector:
+    """Which queues a worker takes from, in order: names, and prefixes that end in ``*``. Empty: all of them.
+
+    Neighbours that have a weight share one place in that order: which of them comes first is drawn anew each time, in
+    proportion to the weights.
+    """
+
+    patterns: tuple[str, ...] = ()
+    #: One for each pattern, 0 for none.
+    weights: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> QueueSelector:
+        """From ``"mail,images*"`` or ``"urgent,mail=3,images*=1"``.
+
+        Raise ``ValueError`` for an empty name, a ``*`` that is not at the end, or a weight that is no whole number
+        from 1 to 1000.
+        """
+        parts = [part.strip() for part in text.split(",")] if text.strip() else []
+        patterns, weights = [], []
+        for part in parts:
+            pattern, _, weight = part.partition("=")
+            pattern, weight = pattern.strip(), weight.strip()
+            if not pattern or "*" in pattern[:-1]:
+                raise ValueError(f"{part!r} in {text!r} is neither a queue's name nor a prefix with a * at its end.")
+            if "=" in part and not (weight.isascii() and weight.isdigit() and 1 <= int(weight) <= 1000):
+                raise ValueError(f"The weight in {part!r} must be a whole number from 1 to 1000.")
+            patterns.append(pattern)
+            weights.append(int(weight or 0))
+        return cls(tuple(patterns), tuple(weights) if any(weights) else ())
+
+    def rank(self, queue_name: str) -> int | None:
+        """The place of the first pattern that the queue matches; None if it matches none."""
+        if not self.patterns:
+            return 0
+        for place, pattern in enumerate(self.patterns):
+            if queue_name == pattern or (pattern.endswith("*") and queue_name.startswith(pattern[:-1])):
+                return place
+        return None
+
+    def draw(self) -> list[tuple[int, float]]:
+        """What to sort by instead of the ranks: the same, but for neighbours with weights."""
+        order: list[tuple[int, float]] = []
+        for place, weight in enumerate(self.weights or [0] * len(self.patterns)):
+            shared = bool(weight and place and self.weights[place - 1])
+            group = order[-1][0] if shared else place
+            # the first of several waiting times that are distributed so is each one's in proportion to its rate
+            order.append((group, random.expovariate(weight) if weight else 0.0))
+        return order or [(0, 0.0)]
+
+    @property
+    def condition(self) -> Q:
+        """The same as a filter for jobs."""
+        chosen = Q()
+        for pattern in self.patterns:
+            lookup = {"queue_name__startswith": pattern[:-1]} if pattern.endswith("*") else {"queue_name": pattern}
+            chosen |= Q(**lookup)
+        return chosen
+
+    def __str__(self) -> str:
+        weights = [f"={weight}" if weight else "" for weight in self.weights] or [""] * len(self.patterns)
+        return ", ".join(map("".join, zip(self.patterns, weights, strict=True))) or "all"
+
+
+def lanes_in_order(selector: QueueSelector, using: str, turn: int = 0) -> list[Lane]:
+    """The lanes that have jobs and may be claimed from, best first."""
+    lanes = get_dialect(using).lanes()
+    if not lanes:
+        return []
+    paused = set(Queue.objects.using(using).filter(paused_at__isnull=False).values_list("name", flat=True))
+    return in_order(selector, [lane for lane in lanes if lane.queue_name not in paused], turn)
+
+
+def in_order(selector: QueueSelector, lanes: Iterable[Lane], turn: int = 0) -> list[Lane]:
+    """Those of the lanes that are selected, best first.
+
+    Patterns come first, then priorities. ``turn`` rotates what is equal in both, so that no queue starves another.
+    """
+    order = selector.draw()
+    ranked: dict[tuple[tuple[int, float], int], list[Lane]] = {}
+    for lane in lanes:
+        rank = selector.rank(lane.queue_name)
+        if rank is not None:
+            ranked.setdefault((order[rank], -lane.priority), []).append(lane)
+    ordered = []
+    for _, equal in sorted(ranked.items()):
+        start = turn % len(equal)
+        ordered += equal[start:] + equal[:start]
+    return ordered
+
+
+def note_queues(names: Iterable[str], using: str) -> None:
+    """Make sure that the queues have rows, so that they can be listed and paused."""
+    Queue.objects.using(using).bulk_create([Queue(name=name) for name in sorted(names)], ignore_conflicts=True)
+
+
+def claim(
+    lanes: Sequence[Lane],
+    limit: int,
+    worker_id: int,
+    using: str,
+    *,
+    floors: Sequence[int] = (),
+    isolated: bool = False,
+) -> list[Job]:
+    """Up to ``limit`` jobs, now RUNNING and held by this worker; each carries the token that fences its attempt.
+
+    ``floors`` are the places from which to look on, one for each lane; ``isolated`` takes a job that must run alone.
+    """
+    if not lanes or limit < 1:
+        return []
+    token = secrets.randbits(63)
+    jobs = get_dialect(using).claim(lanes, limit, worker_id, token, floors=floors, isolated=isolated)
+    _attach_past_attempts([job for job in jobs if job.attempts > 1], using)
+    return jobs
+
+
+def _attach_past_attempts(jobs: Sequence[Job], using: str) -> None:
+    if not jobs:
+        return
+    past: dict[int, list[Attempt]] = {}
+    ids = [job.pk for job in jobs]
+    for attempt in Attempt.objects.using(using).filter(job_id__in=ids).order_by("job_id", "number"):
+        past.setdefault(attempt.job_id, []).append(attempt)
+    for job in jobs:
+        job.past_attempts = tuple(past.get(job.pk, ()))
+
+
+def held_by(worker_id: int, using: str) -> list[Job]:
+    """The running jobs of this worker by the database's account, which may know of claims that the worker does not."""
+    return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "token"))
+
+
+def peek(using: str) -> tuple[bool, float | None]:
+    """Is any job in line, and in how many seconds is the next scheduled one due? A plain read, and a cheap one."""
+    return get_dialect(using).peek()
+
+
+def promote(using: str) -> int:
+    """Put the scheduled jobs in line whose time has come by the database's clock; how many."""
+    return get_dialect(using).promote(PROMOTE_LIMIT)
+
+
+def next_due(using: str, selector: QueueSelector = QueueSelector()) -> float | None:
+    """Seconds until the next scheduled job of these queues is due; None if there is none."""
+    scheduled = Job.objects.using(using).scheduled().filter(selector.condition)
+    first = scheduled.annotate(now=Now()).order_by("run_after")
+    found = first.values_list("run_after", "now").first()
+    if found is None or found[0] is None:
+        return None
+    return float((found[0] - found[1]).total_seconds())
+
+
+def isolated_waiting(lanes: Sequence[Lane], using: str) -> bool:
+    """Is there a job in these lanes that must run alone?"""
+    in_line = Job.objects.using(using).in_line().filter(place__lt=0)
+    return any(in_line.filter(queue_name=lane.queue_name, priority=lane.priority).exists() for lane in lanes)
+
+
+def release(jobs: Iterable[Job], using: str, delay: float = 0.0) -> int:
+    """Give back jobs that were claimed and not started: nothing is counted or recorded; how many were still ours."""
+    releases = [Release(job.pk, job.token, delay) for job in jobs if job.token is not None]
+    given = get_dialect(using).release(releases) if releases else 0
+    if given and not delay:
+        notify.look(using)
+    return given

@@ -1,0 +1,278 @@
+"""Notify: tell the workers that jobs are ready, once they are: after the caller's commit, and not in the caller's time.
+
+Within the caller's transaction a NOTIFY would line up all commits of the whole database, one behind the other. So a
+thread sends it, on a connection of its own, for all that this process has committed in the meantime. It is a hint: if
+it is lost, with its process or its connection, the workers find the jobs a few seconds later.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.utils import timezone
+
+from ..dialects import Lane, get_dialect
+from ..dialects.channel import SENDERS, SOON, Sender
+from ..models import Job
+from ..outcomes import Outcome
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two notifications of one process: at the least, and on average where they do not end. A NOTIFY takes
+#: about a third of the work that an enqueue takes, and who enqueues without end keeps the workers awake by that.
+PAUSE, STEADY_PAUSE = 0.01, 0.05
+#: So many may follow each other with the short pause.
+BURST = 10.0
+#: The thread and its connection are given up when there was nothing to say for so long.
+IDLE = 30.0
+#: Seconds until the next try when the database takes none; doubled each time, up to the second number.
+RETRY = (1.0, 30.0)
+#: A process that ends waits so long for what it still has to say.
+LAST_WORDS = 0.5
+#: Lanes beyond that number are not told one by one.
+MANY = 200
+
+
+def enqueued(jobs: Iterable[Job], using: str) -> None:
+    """These jobs were saved: wake workers for those in line. Workers also need to learn of what is due very soon."""
+    lanes, soon = set(), False
+    for job in jobs:
+        if job.__dict__.get("place", 0) is not None:  # not read back: in line
+            lanes.add(Lane(job.queue_name, job.priority))
+        elif not soon:
+            soon = _is_soon(job.run_after)
+    if soon:
+        look(using)
+    elif lanes:
+        ready(lanes, using)
+
+
+def ready(lanes: Collection[Lane], using: str) -> None:
+    """There are, or will be with the commit of the current transaction, jobs in these lanes."""
+    if get_dialect(using).name not in SENDERS:
+        return
+    connection = connections[using]
+    if connection.in_atomic_block:
+        _with_commit(connection, lanes)
+    elif connection.get_autocommit():
+        _notifier(using).put(lanes)
+    # else the caller commits by hand, and nobody says when: the workers will see
+
+
+def put_back(outcomes: Iterable[Outcome], using: str) -> None:
+    """The attempts that came to this are over, and their jobs are to run again."""
+    if any(outcome.delay < SOON if outcome.run_after is None else _is_soon(outcome.run_after) for outcome in outcomes):
+        look(using)
+
+
+def look(using: str) -> None:
+    """There is, or will be, something to find; where is not known, or not yet in line."""
+    ready((), using)
+
+
+def _is_soon(run_after: datetime | None) -> bool:
+    if run_after is None:
+        return True
+    if timezone.is_naive(run_after):
+        run_after = timezone.make_aware(run_after)
+    return run_after < datetime.now(UTC) + timedelta(seconds=SOON)  # timezone.now() may be naive
+
+
+# -- until the commit ----------------------------------------------------------------------------
+
+
+class News:
+    """Lanes that got jobs. No lanes mean: look at all of them; nothing takes that back."""
+
+    __slots__ = ("lanes", "using")
+
+    def __init__(self, using: str, lanes: Collection[Lane]) -> None:
+        self.using, self.lanes = using, set(lanes)
+
+    def add(self, lanes: Collection[Lane]) -> None:
+        if not lanes or len(self.lanes) > MANY:
+            self.lanes.clear()
+        elif self.lanes:
+            self.lanes.update(lanes)
+
+    def __call__(self) -> None:
+        _notifier(self.using).put(self.lanes)
+
+
+def _with_commit(connection: BaseDatabaseWrapper, lanes: Collection[Lane]) -> None:
+    """Say it when the transaction is committed; in one word, if a loop enqueues a hundred thousand jobs."""
+    if connection.run_on_commit:
+        savepoints, last = connection.run_on_commit[-1][:2]
+        if isinstance(last, News) and savepoints == set(connection.savepoint_ids):
+            last.add(lanes)
+            return
+    transaction.on_commit(News(connection.alias, lanes), using=connection.alias, robust=True)
+
+
+# -- after the commit ----------------------------------------------------------------------------
+
+
+class Notifier:
+    """Sends what a process has to say to one database. Its thread and its connection last while there is something."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+        self._news: News | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._ending = self._failing = False
+        self._sender: Sender | None = None
+        self._sent_at, self._credit = 0.0, BURST
+        self._line = threading.Lock()  # around all use of the sender
+
+    def put(self, lanes: Collection[Lane]) -> None:
+        """Never waits, never raises."""
+        with self._changed:
+            if self._news is not None:
+                self._news.add(lanes)
+                if self._thread is not None:  # it has been woken for those
+                    return
+            else:
+                self._news = News(self.using, lanes)
+            if self._thread is None:
+                self._start()
+            self._changed.notify_all()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._serve, name="jobqueue-notifier", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is on its way out, or the machine has no thread left
+            logger.debug("No thread to notify the workers with; they will look by themselves.")
+        else:
+            self._thread = thread
+
+    def _serve(self) -> None:
+        retry, most = RETRY
+        while self._has_news():
+            if self._send():
+                retry = RETRY[0]
+                self._wait(self._pause())
+            else:
+                self._wait(retry)
+                retry = min(most, retry * 2)
+
+    def _has_news(self) -> bool:
+        """Wait for news; False, and the thread's end, when there are none for a long time."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._news or self._ending, IDLE) and self._news and not self._is_vain:
+                return True
+            self._thread = None
+        self._hang_up()
+        return False
+
+    def _pause(self) -> float:
+        """Until the next notification: short, unless there were too many of late."""
+        now = time.monotonic()
+        self._credit = min(BURST, self._credit + (now - self._sent_at) / STEADY_PAUSE) - 1
+        self._sent_at = now
+        return PAUSE if self._credit > 0 else STEADY_PAUSE
+
+    @property
+    def _is_vain(self) -> bool:
+        return self._ending and self._failing
+
+    def _wait(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ending, seconds)
+
+    def _send(self) -> bool:
+        with self._line:  # before the news are taken: what ``forget`` has missed would reach a database that is going
+            with self._changed:
+                news, self._news = self._news, None
+            try:
+                if news is not None:
+                    self._send_over_line(news)
+            except Exception as error:
+                self._close_sender()
+                self.put(news.lanes if news else ())
+                if not self._failing:
+                    logger.warning("Workers cannot be notified of new jobs, they poll: %s", str(error).strip())
+                self._failing = True
+                return False
+        self._failing = False
+        return True
+
+    def _send_over_line(self, news: News) -> None:
+        if self._sender is not None:
+            try:
+                return self._sender.send(news.lanes)
+            except Exception:  # a connection that has been idle may have died long ago
+                self._close_sender()
+        self._sender = SENDERS[get_dialect(self.using).name](self.using)
+        self._sender.send(news.lanes)
+
+    def _hang_up(self) -> None:
+        with self._line:
+            self._close_sender()
+
+    def _close_sender(self) -> None:
+        sender, self._sender = self._sender, None
+        try:
+            if sender is not None:
+                sender.close()
+        except Exception:
+            logger.debug("The notifier's connection could not be closed.", exc_info=True)
+
+    def forget(self) -> None:
+        """Say nothing more of what was, and let go of the database."""
+        with self._changed:
+            self._news = None
+        self._hang_up()
+
+    def end(self) -> None:
+        """Send what is left, at once, and wait for it, but not for long."""
+        with self._changed:
+            self._ending, thread = True, self._thread
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(LAST_WORDS)
+
+
+_notifiers: dict[str, Notifier] = {}
+_inherited: list[Notifier] = []
+
+
+def _notifier(using: str) -> Notifier:
+    return _notifiers.get(using) or _notifiers.setdefault(using, Notifier(using))
+
+
+@atexit.register
+def end_all() -> None:
+    for notifier in list(_notifiers.values()):
+        notifier.end()
+
+
+def _start_anew() -> None:
+    """In a child process: the parent's thread is not here, and its connection is not ours. Nor is it ours to close."""
+    _inherited.extend(_notifiers.values())
+    _notifiers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def _let_go(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    """Who connects to no database at all is about to create one, or to drop one: as a test run does at its end."""
+    if connection.alias == NO_DB_ALIAS:
+        for notifier in list(_notifiers.values()):
+            notifier.forget()
+
+
+connection_created.connect(_let_go, dispatch_uid="django_jobqueue.notify")

@@ -1,0 +1,58 @@
+"""Prune: delete finished jobs past their age, with their attempts, in batches."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db.models import Exists, OuterRef
+from django.db.models.functions import Now
+
+from ..dialects import get_dialect
+from ..models import Attempt, Job, Worker
+from ..models.job import FINISHED
+
+BATCH = 2000
+
+
+def prune(older_than: float, using: str = "default", *, batches: int | None = None) -> int:
+    """Delete jobs that finished more than ``older_than`` seconds ago; how many. ``batches`` bounds the work.
+
+    It walks the table in the order of the ids and stops where jobs were enqueued too lately to be of that age: what it
+    reads is what it deletes, and the few that are old and unfinished.
+    """
+    deleted, here, age = 0, 0, timedelta(seconds=older_than)
+    while batches is None or batches > 0:
+        rows = Job.objects.using(using).filter(pk__gt=here).order_by("pk").annotate(now=Now())
+        seen = list(rows.values_list("pk", "status", "finished_at", "enqueued_at", "now")[:BATCH])
+        old = [
+            pk
+            for pk, status, finished_at, _, now in seen
+            if status in FINISHED and finished_at and finished_at < now - age
+        ]
+        deleted += _delete(old, using)
+        if len(seen) < BATCH or seen[-1][3] >= seen[-1][4] - age:
+            break
+        here = seen[-1][0]
+        batches = None if batches is None else batches - 1
+    _delete_workers(age, using)
+    return deleted
+
+
+def _delete(ids: list[int], using: str) -> int:
+    if not ids:
+        return 0
+
+    def delete() -> int:
+        # asked again: a job may have been retried since it was read
+        still = Job.objects.using(using).filter(pk__in=ids, status__in=FINISHED).select_for_update()
+        finished = list(still.values_list("pk", flat=True))
+        Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
+        return int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
+
+    return get_dialect(using).transact(delete)
+
+
+def _delete_workers(age: timedelta, using: str) -> None:
+    """Workers that ended so long ago: attempts that name them are gone as well."""
+    held = Job.objects.using(using).running().filter(worker_id=OuterRef("pk"))
+    Worker.objects.using(using).gone().filter(stopped_at__lt=Now() - age).exclude(Exists(held)).delete()

@@ -1,0 +1,150 @@
+"""manage.py jobqueue: the operator's command."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db.models import QuerySet
+
+from django_jobqueue import stats
+from django_jobqueue.lifecycle import cancel, pause, prune, resume, retry
+from django_jobqueue.models import Job
+from django_jobqueue.worker.completer import human
+
+from .runworker import find_backend
+
+Answer = tuple[dict[str, Any], str]
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def duration(text: str) -> float:
+    """Seconds from ``90``, ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text.strip().lower())
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is no duration; write seconds, or a number with s, m, h, d or w: 7d")
+    return float(match[1]) * UNITS[match[2] or "s"]
+
+
+class Command(BaseCommand):
+    help = "Look at the queue and steer it: status, retry, cancel, pause, resume, prune."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+        def verb(name: str, help: str) -> ArgumentParser:
+            sub = verbs.add_parser(name, help=help, description=help)
+            sub.add_argument("--json", action="store_true", help="Print JSON for programs.")
+            sub.add_argument("--database", metavar="ALIAS", help="The database that keeps the jobs.")
+            return sub
+
+        verb("status", "Show queues, workers and numbers of jobs.")
+        retry_verb = verb("retry", "Put failed and cancelled jobs back in line, with a full set of attempts.")
+        cancel_verb = verb("cancel", "Cancel jobs that have not started, and ask running ones to stop.")
+        for sub in (retry_verb, cancel_verb):
+            add = sub.add_argument
+            add("ids", nargs="*", type=int, metavar="ID", help="The jobs' numbers.")
+            add("--task", metavar="PATH", help="All jobs of this task; together with --queue: of both.")
+            add("--queue", metavar="NAME", help="All jobs of this queue.")
+        retry_verb.add_argument("--all", action="store_true", help="All failed jobs.")
+        retry_verb.add_argument("--cancelled", action="store_true", help="Cancelled jobs too, not only failed ones.")
+        for name, help in (("pause", "Let no worker claim from the queues."), ("resume", "Open paused queues again.")):
+            verb(name, help).add_argument("queues", nargs="+", metavar="QUEUE")
+        add = verb("prune", "Delete jobs that finished long ago.").add_argument
+        add(
+            "--older-than",
+            type=duration,
+            metavar="TIME",
+            help="Finished for longer than this: 90s, 15m, 12h, 7d, 2w. Default: OPTIONS['RETENTION'].",
+        )
+
+    def handle(self, *args: Any, verb: str, **options: Any) -> None:
+        backend = find_backend(None, options["database"])
+        self.using, self.retention = backend.config.database, backend.config.retention
+        answer: Callable[..., Answer] = getattr(self, f"do_{verb}")
+        data, text = answer(options)
+        self.stdout.write(json.dumps(data, indent=2, default=str) if options["json"] else text)
+
+    # -- the verbs -------------------------------------------------------------------------------
+
+    def do_status(self, options: dict[str, Any]) -> Answer:
+        overview = stats.overview(self.using)
+        return asdict(overview), "\n".join(status_lines(overview))
+
+    def do_retry(self, options: dict[str, Any]) -> Answer:
+        statuses = [Job.Status.FAILED]
+        if options["ids"] or options["cancelled"]:
+            statuses.append(Job.Status.CANCELLED)
+        ids = self.chosen(options, Job.objects.using(self.using).filter(status__in=statuses), everything=options["all"])
+        number = retry(ids, self.using)
+        return {"retried": number}, f"{jobs(number)} put back in line.{self.left_alone(options, number)}"
+
+    def do_cancel(self, options: dict[str, Any]) -> Answer:
+        ids = self.chosen(options, Job.objects.using(self.using).unfinished())
+        done = cancel(ids, self.using)
+        text = f"{jobs(done.cancelled)} cancelled, {done.requested} running asked to stop."
+        return asdict(done), text + self.left_alone(options, done.cancelled + done.requested)
+
+    def do_pause(self, options: dict[str, Any]) -> Answer:
+        changed = [name for name in options["queues"] if pause(name, self.using)]
+        return {"paused": changed}, each(options["queues"], changed, "is paused", "was paused already")
+
+    def do_resume(self, options: dict[str, Any]) -> Answer:
+        changed = [name for name in options["queues"] if resume(name, self.using)]
+        return {"resumed": changed}, each(options["queues"], changed, "is open again", "was not paused")
+
+    def do_prune(self, options: dict[str, Any]) -> Answer:
+        age = self.retention if options["older_than"] is None else options["older_than"]
+        if age is None:
+            raise CommandError("OPTIONS['RETENTION'] is None, so jobs are kept for ever; say --older-than TIME.")
+        number = prune(age, self.using)
+        return {"deleted": number}, f"{jobs(number)} deleted that finished more than {timedelta(seconds=age)} ago."
+
+    # -- which jobs ------------------------------------------------------------------------------
+
+    def chosen(self, options: dict[str, Any], rows: QuerySet[Job], *, everything: bool = False) -> Iterator[int]:
+        """The numbers of the jobs that the options name. Raise ``CommandError`` if they name none."""
+        if options["ids"]:
+            return iter(options["ids"])
+        if not (options["task"] or options["queue"] or everything):
+            raise CommandError("Say which jobs: by their numbers, --task PATH, --queue NAME; for retry also --all.")
+        if options["task"]:
+            rows = rows.filter(task_path=options["task"])
+        if options["queue"]:
+            rows = rows.filter(queue_name=options["queue"])
+        return rows.order_by("pk").values_list("pk", flat=True).iterator(chunk_size=1000)
+
+    def left_alone(self, options: dict[str, Any], done: int) -> str:
+        left = len(set(options["ids"])) - done
+        return f" {jobs(left)} left alone: not there, or in a status that this does not apply to." if left > 0 else ""
+
+
+def jobs(number: int) -> str:
+    return f"{number:,} job{'' if number == 1 else 's'}"
+
+
+def each(names: list[str], changed: list[str], done: str, was: str) -> str:
+    return "\n".join(f"{name} {done if name in changed else was}." for name in names)
+
+
+def status_lines(overview: stats.Overview) -> Iterator[str]:
+    yield "Jobs     " + ", ".join(f"{number} {word}" for word, number in overview.totals.items() if number is not None)
+    workers = overview.workers
+    alive = f"{workers.alive} alive with {workers.slots} slots"
+    yield f"Workers  {alive}, {workers.silent} silent, {workers.lost} lost today"
+    if overview.queues:
+        width = max(5, *(len(queue.name) for queue in overview.queues))
+        yield f"{'Queue':<{width}}  {'ready':>8}  {'scheduled':>9}  {'running':>8}  oldest"
+    for queue in overview.queues:
+        oldest = "" if queue.oldest_seconds is None else human(queue.oldest_seconds)
+        note = "  (paused)" if queue.paused else ""
+        yield (
+            f"{queue.name:<{width}}  {queue.ready!s:>8}  {queue.scheduled!s:>9}  {queue.running!s:>8}  {oldest}{note}"
+        )

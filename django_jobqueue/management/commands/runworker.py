@@ -1,0 +1,295 @@
+"""manage.py runworker"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from django_jobqueue.backend import JobQueueBackend
+from django_jobqueue.compat import task_backends
+from django_jobqueue.conf import BACKEND_PATH, backend_aliases
+from django_jobqueue.lifecycle import QueueSelector
+from django_jobqueue.management import reloading
+from django_jobqueue.middleware.chain import project_layers
+from django_jobqueue.models import Job
+from django_jobqueue.worker.claimer import Intake
+from django_jobqueue.worker.link import RECYCLE, Link
+from django_jobqueue.worker.progress import Progress
+from django_jobqueue.worker.supervisor import Supervisor
+from django_jobqueue.worker.timekeeper import TIMEOUT_GRACE
+from django_jobqueue.worker.worker import Worker
+
+DEFAULT_THREADS = 4
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError("must be at least 1")
+    return number
+
+
+def queues(text: str) -> QueueSelector:
+    try:
+        return QueueSelector.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+class Command(BaseCommand):
+    help = "Run the jobs of the queue until stopped."
+    requires_migrations_checks = True
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add = parser.add_argument
+        add(
+            "--queues",
+            type=queues,
+            default=QueueSelector(),
+            metavar="a,b*",
+            help="Take jobs from these queues only, in this order; a name or a prefix with a *. Neighbours with a "
+            "weight, as in mail=3,images=1, share a place in that order. Default: from all.",
+        )
+        add(
+            "--processes",
+            type=positive,
+            default=1,
+            metavar="N",
+            help="How many worker processes; with more than one this process starts them, and replaces those that end "
+            "(default: %(default)s).",
+        )
+        add(
+            "--threads",
+            type=positive,
+            default=DEFAULT_THREADS,
+            metavar="N",
+            help="How many sync jobs run at once, in each process (default: %(default)s).",
+        )
+        add(
+            "--async-slots",
+            type=positive,
+            default=100,
+            metavar="N",
+            help="How many async jobs run at once, in each process (default: %(default)s).",
+        )
+        add(
+            "--drain",
+            nargs="?",
+            type=float,
+            const=10.0,
+            metavar="SECONDS",
+            help="Stop when no job is left that is due within SECONDS (default: %(const)s).",
+        )
+        add(
+            "--max-jobs",
+            type=positive,
+            metavar="N",
+            help="Stop after N jobs; with --processes each process does, and is replaced.",
+        )
+        add(
+            "--max-memory",
+            type=positive,
+            metavar="MIB",
+            help="Stop when the process has more memory than this; with --processes it is replaced.",
+        )
+        add(
+            "--shutdown-timeout",
+            type=float,
+            default=30.0,
+            metavar="SECONDS",
+            help="How long running jobs may go on after a stop; then they are interrupted and run again elsewhere "
+            "(default: %(default)s).",
+        )
+        add(
+            "--timeout-grace",
+            type=float,
+            default=TIMEOUT_GRACE,
+            metavar="SECONDS",
+            help="How long a task may go on that was interrupted by its timeout or a cancel; then the process stops, "
+            "to be replaced (default: %(default)s).",
+        )
+        add(
+            "--poll-interval",
+            type=float,
+            default=2.0,
+            metavar="SECONDS",
+            help="The longest pause between two looks at an empty queue while nothing tells the worker of new jobs "
+            "(default: %(default)s).",
+        )
+        add("--backend", metavar="ALIAS", help="The alias in TASKS to work for. Default: the first of this package.")
+        add("--database", metavar="ALIAS", help="Instead of --backend: work for the backend that keeps its jobs there.")
+        add(
+            "--autoreload",
+            action=BooleanOptionalAction,
+            default=None,
+            help="Restart when code changes. Default: as DEBUG, except with --drain, --max-jobs and --processes.",
+        )
+        add(
+            "--progress",
+            action=BooleanOptionalAction,
+            default=None,
+            help="Show a progress bar while one process drains. Default: in a terminal.",
+        )
+
+    def handle(self, **options: Any) -> None:
+        if link := Link.from_environment():
+            self.work(link, **options)
+        elif options["processes"] > 1:
+            self.supervise(options)
+        elif self.wants_reload(options):
+            reloading.run(self.work, **options)
+        else:
+            self.work(**options)
+
+    def wants_reload(self, options: dict[str, Any]) -> bool:
+        if options["autoreload"] is not None:
+            return bool(options["autoreload"])
+        return settings.DEBUG and options["drain"] is None and options["max_jobs"] is None
+
+    def supervise(self, options: dict[str, Any]) -> None:
+        """Find what cannot work before any process is started: each of them would say it, again and again."""
+        if options["autoreload"]:
+            raise CommandError("--autoreload is for one process: leave out either it or --processes.")
+        if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+            raise CommandError("--processes needs POSIX signals, in the main thread of the process.")
+        using = find_backend(options["backend"], options["database"]).config.database
+        check_tables(using)
+        project_layers()
+        connections.close_all()
+        set_up_logging(options["verbosity"], with_process=True)
+        supervisor = Supervisor(
+            options["processes"],
+            using,
+            shutdown_timeout=options["shutdown_timeout"],
+            drain=options["drain"] is not None,
+        )
+        if code := supervisor.run():
+            raise SystemExit(code)
+
+    def work(self, link: Link | None = None, **options: Any) -> None:
+        worker = self.make_worker(options, link)
+        check_tables(worker.using)
+        set_up_logging(options["verbosity"], with_process=link is not None)
+        with stopped_by_signals(worker), Progress(worker, link is None and self.shows_progress(options)):
+            if link is not None:
+                link.attach(worker)
+            clean = worker.run()
+        code = worker.exit_code
+        if link is not None and not code and is_used_up(worker):
+            code = RECYCLE
+        if not clean and threading.current_thread() is threading.main_thread():
+            # A thread still runs its job, and might for ever: its work is void now, so the process ends under it.
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(code)
+        if code:
+            raise SystemExit(code)
+
+    def make_worker(self, options: dict[str, Any], link: Link | None = None) -> Worker:
+        intake = Intake(
+            selector=options["queues"],
+            poll=options["poll_interval"],
+            drain=options["drain"],
+            max_jobs=options["max_jobs"],
+        )
+        return Worker(
+            find_backend(options["backend"], options["database"]),
+            intake,
+            threads=options["threads"],
+            async_slots=options["async_slots"],
+            shutdown_timeout=options["shutdown_timeout"],
+            max_memory=options["max_memory"],
+            timeout_grace=options["timeout_grace"],
+            registered=link.registered if link else None,
+            signed_off=link.signed_off if link else None,
+        )
+
+    def shows_progress(self, options: dict[str, Any]) -> bool:
+        if options["drain"] is None:
+            return False
+        return sys.stderr.isatty() if options["progress"] is None else bool(options["progress"])
+
+
+def find_backend(alias: str | None, database: str | None) -> JobQueueBackend:
+    """The backend to work for. Raise ``CommandError`` saying what is missing."""
+    for name in [alias] if alias else backend_aliases():
+        try:
+            backend = task_backends[name]
+            if isinstance(backend, JobQueueBackend) and database in (None, backend.config.database):
+                return backend
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+    which = f"no backend of django_jobqueue named {alias!r}" if alias else "no backend of django_jobqueue"
+    where = f" that keeps its jobs in the database {database!r}" if database else ""
+    raise CommandError(f'TASKS has {which}{where}. Set TASKS = {{"default": {{"BACKEND": "{BACKEND_PATH}"}}}}.')
+
+
+def check_tables(using: str) -> None:
+    """Raise ``CommandError`` if the tables are not there."""
+    if Job._meta.db_table not in connections[using].introspection.table_names():
+        raise CommandError(f"Database {using!r} has no tables for jobs: run manage.py migrate --database {using}.")
+
+
+def is_used_up(worker: Worker) -> bool:
+    """Has it run all the jobs of --max-jobs?"""
+    return worker.intake.max_jobs is not None and worker.claimer.claimed >= worker.intake.max_jobs
+
+
+@contextmanager
+def stopped_by_signals(worker: Worker) -> Iterator[None]:
+    """The first SIGTERM or SIGINT stops the worker gracefully, the second at once."""
+    signals = count(1)
+
+    def stop(number: int, frame: Any) -> None:
+        # Counted, and no look at whether it stops already: it may do so for another reason, and need not hurry then.
+        (worker.stop if next(signals) == 1 else worker.stop_at_once)()
+
+    if threading.current_thread() is not threading.main_thread():
+        if reloading.is_child():
+            reloading.stop_with_the_process(worker)
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StandardError(logging.StreamHandler[Any]):
+    """Writes to what ``sys.stderr`` is at the time: a progress bar puts itself in between while it runs."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        pass
+
+
+def set_up_logging(verbosity: int, *, with_process: bool = False) -> None:
+    """Show our log lines where the project has not said what to do with them."""
+    logger = logging.getLogger("django_jobqueue")
+    if logger.hasHandlers():
+        return
+    handler = StandardError()
+    process = "[%(process)d] " if with_process else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {process}%(levelname)-7s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2)])
+    logger.propagate = False

@@ -1,0 +1,161 @@
+"""The chain: all layers in order around a call, composed once for each task and process.
+
+Layers and tasks come in two kinds, sync and async. The chain is built from the inside out; where the kinds of two
+neighbours differ, asgiref adapts the inner one, so that no layer is ever left out for its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from inspect import isclass, iscoroutinefunction
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import async_to_sync, sync_to_async
+from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
+from django.utils.module_loading import import_string
+
+from ..conf import middleware_paths
+from ..exceptions import MiddlewareError
+from .base import Middleware
+from .context import JobContext
+
+if TYPE_CHECKING:
+    from ..models import Job
+
+Handler = Callable[[JobContext], Any]
+Save = Callable[[list["Job"]], list["Job"]]
+
+
+def make_layer(entry: Any) -> Any | None:
+    """The layer for one entry of a middleware list; None if it does not want to be used.
+
+    Raise ``ImproperlyConfigured`` if the path does not import or is no layer.
+    """
+    layer = entry
+    if isinstance(entry, str):
+        try:
+            layer = import_string(entry)
+        except ImportError as error:
+            raise ImproperlyConfigured(f"The job middleware {entry!r} does not import: {error}.") from error
+    if isclass(layer):
+        try:
+            return layer()
+        except MiddlewareNotUsed:
+            return None
+    if not callable(layer) and not isinstance(layer, Middleware):
+        raise ImproperlyConfigured(f"The job middleware {entry!r} is neither a class nor a callable.")
+    return layer
+
+
+@lru_cache(maxsize=64)
+def layers(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The layers for these entries, one instance of each for the process."""
+    return tuple(layer for layer in map(make_layer, entries) if layer is not None)
+
+
+def project_layers() -> tuple[Any, ...]:
+    return layers(tuple(middleware_paths()))
+
+
+def hook(layer: Any, name: str) -> Callable[..., Any] | None:
+    """The layer's own hook of this name, or None if it leaves it out."""
+    own = getattr(type(layer), name, None)
+    if own is None or own is getattr(Middleware, name):
+        return None
+    found: Callable[..., Any] = getattr(layer, name)
+    return found
+
+
+# -- around a job ---------------------------------------------------------------------------------
+
+
+class Next:
+    """``call_next``, which must be called exactly once."""
+
+    __slots__ = ("call", "context", "used")
+
+    def __init__(self, context: JobContext, call: Handler) -> None:
+        self.context, self.call, self.used = context, call, False
+
+    def __call__(self, **injected: Any) -> Any:
+        if self.used:
+            raise MiddlewareError("A middleware called call_next() twice; the task ran once.")
+        self.used = True
+        return self.call(self.context.inject(injected))
+
+    def checked(self, result: Any) -> Any:
+        if not self.used:
+            raise MiddlewareError("A middleware returned without call_next(); raise Skip to skip the job.")
+        return result
+
+
+def compose(layers: Sequence[Any], handler: Handler, *, is_async: bool) -> Handler:
+    """One callable of the handler's kind that runs the handler inside all layers."""
+    call, kind = handler, is_async
+    for layer in reversed(layers):
+        around = hook_for(layer, want_async=kind)
+        if around is None:
+            continue
+        if is_coroutine_callable(around) != kind:
+            call, kind = adapt(call, kind), not kind
+        call = link(around, call, kind)
+    return call if kind == is_async else adapt(call, kind)
+
+
+def hook_for(layer: Any, *, want_async: bool) -> Callable[..., Any] | None:
+    """The layer's hook around a job: of the wanted kind if it has one, else its other one."""
+    names = ("aprocess_job", "process_job") if want_async else ("process_job", "aprocess_job")
+    for name in names:
+        if found := hook(layer, name):
+            return found
+    return layer if callable(layer) and not isinstance(layer, Middleware) else None
+
+
+def adapt(call: Handler, is_async: bool) -> Handler:
+    return async_to_sync(call) if is_async else sync_to_async(call, thread_sensitive=True)
+
+
+def link(around: Callable[..., Any], call: Handler, is_async: bool) -> Handler:
+    def layer(context: JobContext) -> Any:
+        step = Next(context, call)
+        return step.checked(around(context, step))
+
+    async def alayer(context: JobContext) -> Any:
+        step = Next(context, call)
+        return step.checked(await around(context, step))
+
+    return alayer if is_async else layer
+
+
+def is_coroutine_callable(function: Any) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004
+
+
+# -- around enqueueing ----------------------------------------------------------------------------
+
+
+def enqueue_through(layers: Iterable[Any], save: Save) -> Save:
+    """``save`` inside the ``process_enqueue`` hooks of all layers; ``save`` itself if there are none."""
+    for layer in reversed(tuple(layers)):
+        if around := hook(layer, "process_enqueue"):
+            save = _enqueue_link(around, save)
+    return save
+
+
+def _enqueue_link(around: Callable[..., Any], save: Save) -> Save:
+    def layer(jobs: list[Job]) -> list[Job]:
+        used = False
+
+        def call_next(jobs: list[Job]) -> list[Job]:
+            nonlocal used
+            if used:
+                raise MiddlewareError("A middleware called call_next() twice in process_enqueue.")
+            used = True
+            return save(list(jobs))
+
+        return list(around(jobs, call_next) or ())
+
+    return layer

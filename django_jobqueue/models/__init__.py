@@ -1,0 +1,8 @@
+"""The rows. They know no verbs: what can happen to a job stands in ``lifecycle``."""
+
+from .attempt import Attempt
+from .job import Job
+from .queue import Queue
+from .worker import Worker
+
+__all__ = ["Attempt", "Job", "Queue", "Worker"]

@@ -1,0 +1,274 @@
+"""Job: one enqueued call of a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.base import ModelState
+from django.db.models.functions import Now
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
+from .fields import NextPlace
+
+if TYPE_CHECKING:
+    from .attempt import Attempt
+
+
+class Status(models.TextChoices):
+    """Where a job stands. The words are Django's, and two more: WAITING and CANCELLED."""
+
+    WAITING = "WAITING", pgettext_lazy("Job", "Waiting")
+    READY = "READY", pgettext_lazy("Job", "Ready")
+    RUNNING = "RUNNING", pgettext_lazy("Job", "Running")
+    SUCCESSFUL = "SUCCESSFUL", pgettext_lazy("Job", "Successful")
+    FAILED = "FAILED", pgettext_lazy("Job", "Failed")
+    CANCELLED = "CANCELLED", pgettext_lazy("Job", "Cancelled")
+
+
+FINISHED = (Status.SUCCESSFUL, Status.FAILED, Status.CANCELLED)
+UNFINISHED = (Status.WAITING, Status.READY, Status.RUNNING)
+
+_READY = Q(status=Status.READY)
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    """Rows by what they are, in the words of the admin; each is served by an index of its own."""
+
+    def in_line(self) -> JobQuerySet:
+        """Ready to be claimed now."""
+        return self.filter(status=Status.READY, place__isnull=False)
+
+    def scheduled(self) -> JobQuerySet:
+        """Ready, but not before ``run_after``: no claim looks at these."""
+        return self.filter(status=Status.READY, place__isnull=True)
+
+    def due(self, within: float = 0.0) -> JobQuerySet:
+        """Scheduled for a time that is past by the database's clock, or will be in ``within`` seconds."""
+        return self.scheduled().filter(run_after__lte=Now() + timedelta(seconds=within))
+
+    def running(self) -> JobQuerySet:
+        return self.filter(status=Status.RUNNING)
+
+    def failed(self) -> JobQuerySet:
+        return self.filter(status=Status.FAILED)
+
+    def finished(self) -> JobQuerySet:
+        return self.filter(status__in=FINISHED)
+
+    def unfinished(self) -> JobQuerySet:
+        return self.filter(status__in=UNFINISHED)
+
+
+class Job(models.Model):
+    """One enqueued call of a task: what to run, where it stands, what it came to.
+
+    Rows are written by ``django_jobqueue.lifecycle`` and read by everybody. Changing them by hand is possible;
+    retrying, cancelling and pausing have verbs that also tell the workers.
+    """
+
+    Status = Status
+
+    id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The job's number, and the id of its task result."))
+    place = models.BigIntegerField(
+        _("place in line"),
+        null=True,
+        editable=False,
+        db_default=NextPlace(),
+        help_text=_(
+            "Drawn anew each time the job becomes ready, smallest first. Empty while the job is scheduled for later; "
+            "negative after repeated losses of its worker: then it runs alone."
+        ),
+    )
+    enqueued_at = models.DateTimeField(_("enqueued at"), help_text=_("When the job was enqueued."))
+    run_after = models.DateTimeField(
+        _("run after"), null=True, blank=True, help_text=_("The job does not start before this time.")
+    )
+    started_at = models.DateTimeField(
+        _("started at"), null=True, blank=True, help_text=_("When the latest attempt was claimed.")
+    )
+    finished_at = models.DateTimeField(
+        _("finished at"), null=True, blank=True, help_text=_("When the job reached its final status.")
+    )
+    cancel_requested_at = models.DateTimeField(
+        _("cancel requested at"),
+        null=True,
+        blank=True,
+        help_text=_("When somebody asked to cancel the job while it was running."),
+    )
+    worker = models.ForeignKey(
+        "Worker",
+        models.DO_NOTHING,
+        verbose_name=_("worker"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
+        related_name="jobs",
+        help_text=_("The worker that has claimed the job, while it is running."),
+    )
+    token = models.BigIntegerField(
+        _("fence"),
+        null=True,
+        editable=False,
+        help_text=_("Drawn at random for each claim: without it nothing of the attempt is written."),
+    )
+    priority = models.SmallIntegerField(
+        _("priority"), default=0, help_text=_("From -100 to 100; larger numbers run first.")
+    )
+    max_attempts = models.PositiveSmallIntegerField(
+        _("maximum attempts"), default=1, help_text=_("How many attempts may fail before the job does.")
+    )
+    attempts = models.PositiveIntegerField(
+        _("attempts"), default=0, help_text=_("How often the job was started; the number of its latest attempt.")
+    )
+    tries = models.PositiveSmallIntegerField(
+        _("tries"),
+        default=0,
+        help_text=_("The attempts that count towards the maximum: not the snoozed, interrupted and lost ones."),
+    )
+    losses = models.PositiveSmallIntegerField(
+        _("losses"), default=0, help_text=_("How often a worker vanished while it had the job.")
+    )
+    status = models.CharField(
+        _("status"), max_length=10, choices=Status.choices, default=Status.READY, help_text=_("Where the job stands.")
+    )
+    queue_name = models.CharField(
+        _("queue"), max_length=100, default="default", help_text=_("The queue that the job waits in.")
+    )
+    backend = models.CharField(
+        _("backend"), max_length=64, default="default", help_text=_("The alias in TASKS that enqueued the job.")
+    )
+    task_path = models.CharField(
+        _("task"), max_length=255, help_text=_("The dotted path of the task that the job calls.")
+    )
+    args = models.JSONField(_("arguments"), default=list, help_text=_("The positional arguments."))
+    kwargs = models.JSONField(_("keyword arguments"), default=dict, help_text=_("The keyword arguments."))
+    options = models.JSONField(
+        _("options"), null=True, blank=True, help_text=_("The options that were given for this job alone.")
+    )
+    result = models.JSONField(_("result"), null=True, blank=True, help_text=_("What the task returned."))
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("job")
+        verbose_name_plural = _("jobs")
+        permissions = [
+            ("retry_job", "Can retry job"),
+            ("cancel_job", "Can cancel job"),
+        ]
+        # Each index holds only the rows that its one reader looks for, so that finished jobs cost a claim nothing.
+        # The databases without partial indexes get theirs in the migration.
+        indexes = [
+            models.Index(
+                fields=["queue_name", "priority", "place"],
+                name="jobqueue_in_line",
+                condition=_READY & Q(place__isnull=False),
+            ),
+            models.Index(fields=["run_after"], name="jobqueue_scheduled", condition=_READY & Q(place__isnull=True)),
+            models.Index(fields=["worker"], name="jobqueue_running", condition=Q(status=Status.RUNNING)),
+            models.Index(fields=["id"], name="jobqueue_waiting", condition=Q(status=Status.WAITING)),
+            models.Index(fields=["id"], name="jobqueue_failed", condition=Q(status=Status.FAILED)),
+            models.Index(fields=["id"], name="jobqueue_cancelled", condition=Q(status=Status.CANCELLED)),
+        ]
+
+    if TYPE_CHECKING:
+        attempt_set: models.Manager[Attempt]
+        worker_id: int | None
+
+    #: The attempts before the one that was just claimed; ``claim`` fills it for jobs that have any.
+    past_attempts: tuple[Attempt, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.task_name} #{self.pk}"
+
+    @classmethod
+    def of(cls, columns: Iterable[tuple[str, Any]], using: str | None = None, **others: Any) -> Job:
+        """The job with these column values; ``using`` is the database that it is in, None for an unsaved one.
+
+        ``Job()`` and ``from_db`` would set a default or a placeholder for each column and send two signals: for a
+        short job that is the largest part of a claim or an enqueue. A saved job's columns that are left out are
+        loaded on first use, as always. JSON may stay text until ``decode``.
+        """
+        job = cls.__new__(cls)
+        state = ModelState()
+        state.adding, state.db = using is None, using
+        job.__dict__ = dict(columns, _state=state, **others)
+        return job
+
+    def decode(self) -> None:
+        """Make the JSON columns data, where they are text. Raise ``ValueError`` for a row that is no call."""
+        if isinstance(self.args, str):
+            self.args = _data(self.args)
+        if isinstance(self.kwargs, str):
+            self.kwargs = _data(self.kwargs) if self.kwargs != "{}" else {}
+        if isinstance(self.options, str):
+            self.options = _data(self.options)
+        if not isinstance(self.args, list) or not isinstance(self.kwargs, dict):
+            raise ValueError(f"Job #{self.pk} has no call: args must be a list and kwargs an object.")
+
+    @property
+    def task_name(self) -> str:
+        """The last part of the task's path: what people call it."""
+        return self.task_path.rpartition(".")[2]
+
+    @property
+    def call(self) -> str:
+        """The call as one would write it: ``send_receipt(42, copy=True)``."""
+        args = [json.dumps(arg, ensure_ascii=False) for arg in self.args]
+        kwargs = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.kwargs.items()]
+        return f"{self.task_name}({', '.join(args + kwargs)})"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in FINISHED
+
+    @property
+    def is_scheduled(self) -> bool:
+        return self.status == Status.READY and self.place is None
+
+    @property
+    def is_cancelling(self) -> bool:
+        return self.status == Status.RUNNING and self.cancel_requested_at is not None
+
+    @property
+    def age(self) -> timedelta:
+        """Time since the job was enqueued."""
+        return timezone.now() - self.enqueued_at
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long the latest attempt took, or has taken so far."""
+        if self.started_at is None or self.status in (Status.READY, Status.WAITING):
+            return None
+        return (self.finished_at or timezone.now()) - self.started_at
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """The option as given for this job alone, or ``default``."""
+        return (self.options or {}).get(name, default)
+
+
+_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
+
+def _data(text: str) -> Any:
+    """``json.loads``, which spends most of its time on the blanks around what is short."""
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """The columns of a job that says nothing of them. Not to be changed: it is made once."""
+    return {field.attname: field.get_default() for field in Job._meta.concrete_fields}

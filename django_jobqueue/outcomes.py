@@ -1,0 +1,114 @@
+"""What an attempt came to: a value. Many may decide it, one place writes it down (``lifecycle.finish``).
+
+The idea is Oban's: the executor classifies, the producer acknowledges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from traceback import format_exception
+from typing import Any
+
+MESSAGE_LENGTH = 500
+#: A deep recursion can print megabytes; beginning and end tell what happened.
+TRACEBACK_LENGTH = 64_000
+
+
+#: A hundred years, in seconds.
+LONGEST_DELAY = 100 * 365 * 86_400.0
+
+
+class State(StrEnum):
+    """The words of ``Attempt.outcome``."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETRYING = "retrying"
+    SNOOZED = "snoozed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+    LOST = "lost"
+
+
+#: An attempt that ends so does not count towards ``max_attempts``.
+UNCOUNTED = frozenset({State.SNOOZED, State.INTERRUPTED, State.LOST})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one attempt came to.
+
+    ``status`` is the job's status afterwards, a word of ``Job.status``: READY where another attempt will come, in
+    ``delay`` seconds by the database's clock (0: at once), or at the time ``run_after`` where that is set.
+    ``result`` is data that JSON can hold. ``queue_name`` and ``priority`` move the job, where set.
+    """
+
+    state: State
+    status: str
+    result: Any = None
+    exception: BaseException | None = None
+    message: str = ""
+    delay: float = 0.0
+    run_after: Any = None
+    queue_name: str | None = None
+    priority: int | None = None
+
+    @property
+    def final(self) -> bool:
+        """Will no further attempt come?"""
+        return self.status != "READY"
+
+    @property
+    def counted(self) -> bool:
+        return self.state not in UNCOUNTED
+
+    @property
+    def exception_class_path(self) -> str:
+        if self.exception is None:
+            return ""
+        kind = type(self.exception)
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+    @property
+    def traceback(self) -> str:
+        """The exception's traceback as a database can store it."""
+        if self.exception is None or self.exception.__traceback__ is None:
+            return ""
+        try:
+            lines = "".join(format_exception(self.exception))
+        except Exception as error:  # an exception whose __str__ raises is still a failure to record
+            lines = f"{self.exception_class_path} (its traceback cannot be shown: {type(error).__name__})\n"
+        if len(lines) > TRACEBACK_LENGTH:
+            lines = lines[: TRACEBACK_LENGTH // 2] + "\n[…]\n" + lines[-TRACEBACK_LENGTH // 2 :]
+        return storable(lines)
+
+    def with_message(self, message: str) -> Outcome:
+        return replace(self, message=message)
+
+
+def storable(text: str) -> str:
+    """The text without what no database takes: NUL characters and lone surrogates."""
+    return text.replace("\x00", "␀").encode("utf-8", "replace").decode("utf-8")
+
+
+def describe(exception: BaseException) -> str:
+    """The exception in one line: ``ValueError: no such order``."""
+    try:
+        text = str(exception)
+    except Exception:
+        text = "(cannot be shown)"
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    name = type(exception).__name__
+    return storable(f"{name}: {first}" if first else name)[:MESSAGE_LENGTH]
+
+
+def seconds(delay: float | timedelta) -> float:
+    """A delay as seconds, never negative. Raise ``ValueError`` for one that no calendar holds."""
+    value = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    if not value <= LONGEST_DELAY:  # false for NaN too
+        raise ValueError(f"A delay must be at most {LONGEST_DELAY:.0f} seconds, but is {delay!r}.")
+    return max(0.0, value)

@@ -1,0 +1,65 @@
+"""Registry: tasks by their paths, and what may be asked of any task, ours or Django's plain one."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from functools import lru_cache
+from importlib import import_module
+from inspect import iscoroutinefunction
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+
+from .compat import AnyTask, Task
+from .exceptions import UnknownTask
+
+
+@lru_cache(maxsize=4096)
+def resolve(path: str) -> AnyTask:
+    """The task with this dotted path. Raise ``UnknownTask`` if this process knows none.
+
+    A row of the database must not make a worker import whatever it names. So only a module that has been imported
+    already counts, or one in an installed app or in the project's own package; and what stands there must be a task.
+    """
+    module_path, _, name = path.rpartition(".")
+    module = sys.modules.get(module_path)
+    if module is None and _is_ours(module_path):
+        try:
+            module = import_module(module_path)
+        except Exception as error:
+            raise UnknownTask(f"No task {path!r}: {error}.") from error
+    found = getattr(module, name, None)
+    if not isinstance(found, Task):
+        hint = "" if module else f" ({module_path} is not imported, nor in an installed app or the project's package)"
+        raise UnknownTask(f"No task {path!r} in this process{hint}.")
+    return found
+
+
+def _is_ours(module_path: str) -> bool:
+    packages = {config.name for config in apps.get_app_configs()}
+    packages.add(str(getattr(settings, "ROOT_URLCONF", "")).partition(".")[0])
+    parents = module_path.split(".")
+    return any(".".join(parents[: length + 1]) in packages for length in range(len(parents)))
+
+
+def copy_of(task: AnyTask, **changes: Any) -> AnyTask:
+    """``dataclasses.replace`` without the validation that comes with making a task."""
+    made = object.__new__(type(task))
+    for field in fields(task):
+        object.__setattr__(made, field.name, changes.get(field.name, getattr(task, field.name)))
+    return made
+
+
+def is_async(task: AnyTask) -> bool:
+    return _is_coroutine_function(task.func)
+
+
+_is_coroutine_function = lru_cache(maxsize=4096)(iscoroutinefunction)  # asked for each job
+
+
+def effective(task: AnyTask, name: str, default: Any) -> Any:
+    """The task's option if it has one, else ``default``: a plain Django task has none of ours."""
+    value = getattr(task, name, None)
+    return default if value is None else value

@@ -1,0 +1,149 @@
+"""TaskResult: a job and its attempts in the words of django.tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, overload
+
+from .compat import AnyResult, AnyTask, BaseTaskBackend, TaskError, TaskResult, TaskResultStatus
+from .exceptions import Cancelled, Dropped, UnknownTask
+from .models import Attempt, Job
+from .registry import copy_of, resolve
+
+STATUS = {
+    Job.Status.WAITING: TaskResultStatus.READY,
+    Job.Status.READY: TaskResultStatus.READY,
+    Job.Status.RUNNING: TaskResultStatus.RUNNING,
+    Job.Status.SUCCESSFUL: TaskResultStatus.SUCCESSFUL,
+    Job.Status.FAILED: TaskResultStatus.FAILED,
+    Job.Status.CANCELLED: TaskResultStatus.FAILED,
+}
+
+
+@dataclass(slots=True)
+class Past:
+    """What a result says of an attempt: for one that has just ended, whose row this process has not read."""
+
+    worker_id: int | None
+    started_at: datetime
+    exception_class_path: str
+    message: str
+    traceback: str
+
+
+class Results(Sequence[AnyResult]):
+    """The results of calls that were enqueued together, in their order.
+
+    Each is made when it is looked at, and then kept: most callers of a bulk never look, and to make a result takes as
+    long as to make its job.
+    """
+
+    def __init__(
+        self, make: Callable[[AnyTask, Job], AnyResult], tasks: Sequence[AnyTask], jobs: Sequence[Job]
+    ) -> None:
+        self._make, self._tasks, self._jobs = make, tasks, jobs
+        self._made: dict[int, AnyResult] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @overload
+    def __getitem__(self, place: int) -> AnyResult: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[AnyResult]: ...
+
+    def __getitem__(self, place: int | slice) -> AnyResult | list[AnyResult]:
+        numbers = range(len(self._jobs))[place]
+        return self._result(numbers) if isinstance(numbers, int) else [self._result(number) for number in numbers]
+
+    def _result(self, number: int) -> AnyResult:
+        if number not in self._made:
+            self._made[number] = self._make(self._tasks[number], self._jobs[number])
+        return self._made[number]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def result_of(job: Job, attempts: Iterable[Attempt | Past], task: AnyTask) -> AnyResult:
+    """The job as a ``TaskResult``. ``attempts`` are its ended ones in order; a running one is taken from the job."""
+    attempts = list(attempts)
+    worker_ids = [str(attempt.worker_id) for attempt in attempts]
+    started = [attempt.started_at for attempt in attempts]
+    if job.status == Job.Status.RUNNING:
+        worker_ids.append(str(job.worker_id))
+        started += [job.started_at] if job.started_at else []
+    result = TaskResult(
+        task=task,
+        id="" if job.pk is None else str(job.pk),
+        status=STATUS[Job.Status(job.status)],
+        enqueued_at=job.enqueued_at,
+        started_at=started[0] if started else None,
+        last_attempted_at=started[-1] if started else None,
+        finished_at=job.finished_at,
+        args=job.args,
+        kwargs=job.kwargs,
+        backend=job.backend,
+        errors=errors_of(job, attempts),
+        worker_ids=worker_ids,
+    )
+    object.__setattr__(result, "_return_value", job.result)
+    return result
+
+
+def errors_of(job: Job, attempts: Iterable[Attempt | Past]) -> list[TaskError]:
+    errors = [
+        TaskError(exception_class_path=attempt.exception_class_path, traceback=attempt.traceback or attempt.message)
+        for attempt in attempts
+        if attempt.exception_class_path
+    ]
+    if job.status == Job.Status.CANCELLED:
+        errors.append(_error(Cancelled if job.pk else Dropped, "The job was cancelled." if job.pk else "Not enqueued."))
+    return errors
+
+
+def _error(kind: type[BaseException], message: str) -> TaskError:
+    return TaskError(exception_class_path=f"{kind.__module__}.{kind.__qualname__}", traceback=message)
+
+
+def task_of(job: Job, backend: BaseTaskBackend) -> AnyTask:
+    """The job's task with the queue, priority and time that it was enqueued with.
+
+    A task that this process does not know becomes a stand-in whose call raises ``UnknownTask``: one stale row must
+    not break a list of results.
+    """
+    try:
+        task = resolve(job.task_path)
+    except UnknownTask:
+        task = backend.task_class(func=_vanished(job.task_path), backend=backend.alias, **_defaults(backend))
+    changes = {
+        "priority": job.priority,
+        "queue_name": job.queue_name,
+        "backend": job.backend,
+        "run_after": job.run_after,
+    }
+    if all(getattr(task, name) == value for name, value in changes.items()):
+        return task
+    return copy_of(task, **changes)  # unvalidated: the settings may have changed since the job was enqueued
+
+
+def _vanished(path: str) -> Any:
+    def vanished(*args: Any, **kwargs: Any) -> None:
+        raise UnknownTask(f"No task {path!r} in this process.")
+
+    vanished.__module__, _, vanished.__qualname__ = path.rpartition(".")
+    vanished.__name__ = vanished.__qualname__
+    return vanished
+
+
+def _defaults(backend: BaseTaskBackend) -> dict[str, Any]:
+    queue_name = "default" if not backend.queues or "default" in backend.queues else min(backend.queues)
+    return {"priority": 0, "queue_name": queue_name, "run_after": None, "takes_context": False}

@@ -1,0 +1,235 @@
+"""Task: a function and its defaults. Django's ``Task`` with our options, and our spelling of ``@task``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+
+from .backoff import Backoff, check_backoff
+from .compat import (
+    DEFAULT_TASK_BACKEND_ALIAS,
+    DEFAULT_TASK_PRIORITY,
+    DEFAULT_TASK_QUEUE_NAME,
+    AnyResult,
+    AnyTask,
+    InvalidTask,
+    Task,
+    task_backends,
+)
+from .conf import is_count
+from .outcomes import seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+if TYPE_CHECKING:
+    from django.tasks.base import Task as _Task
+else:
+
+    class _Task:
+        """Only the stubs' Task takes parameters; at run time ``_Task[P, R]`` is Django's Task itself."""
+
+        def __class_getitem__(cls, parameters: Any) -> type:
+            return Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTask(_Task[P, R]):
+    """A task with this package's options. What is left at None comes from the backend's OPTIONS."""
+
+    #: How many attempts may fail before the job does.
+    max_attempts: int | None = None
+    #: Seconds before the next attempt: a number, a timedelta, or ``(exception, task_result) -> seconds | None``.
+    backoff: Backoff | None = None
+    #: Seconds that one attempt may take.
+    timeout: float | None = None
+    #: Only these exceptions are retried; empty: all are.
+    retry_on: tuple[type[BaseException], ...] = ()
+    #: These exceptions are never retried.
+    give_up_on: tuple[type[BaseException], ...] = ()
+    #: Inner layers for this task alone: classes, dotted paths, or callables ``(context, call_next)``.
+    middleware: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("retry_on", "give_up_on", "middleware"):
+            # tuples, so that a task given lists can still be hashed
+            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        if isinstance(self.timeout, timedelta):
+            object.__setattr__(self, "timeout", seconds(self.timeout))
+        check_options(self)
+        # super() without arguments does not work in a dataclass with slots: the class is made twice.
+        Task.__post_init__(self)
+
+    def using(
+        self,
+        *,
+        priority: int | None = None,
+        queue_name: str | None = None,
+        run_after: datetime | timedelta | None = None,
+        backend: str | None = None,
+        max_attempts: int | None = None,
+    ) -> JobTask[P, R]:
+        """The same task with other values for what is enqueued next; None leaves a value as it is.
+
+        ``run_after`` is an aware datetime, or a timedelta that counts from the moment of ``enqueue``.
+        """
+        changes = {
+            "priority": priority,
+            "queue_name": queue_name,
+            "run_after": run_after,
+            "backend": backend,
+            "max_attempts": max_attempts,
+        }
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """A call that is not enqueued yet: for ``enqueue_many``."""
+        return Call(self, args, kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A task with its arguments, not yet enqueued."""
+
+    task: AnyTask
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, type) or callable(value) or isinstance(value, str):
+        return (value,)
+    return tuple(value or ())
+
+
+def check_options(task: JobTask[..., Any]) -> None:
+    """Raise ``InvalidTask`` for an option value that cannot be; the message names the option and the task."""
+
+    def complain(message: str) -> None:
+        raise InvalidTask(f"{task.module_path}: {message}")
+
+    if task.max_attempts is not None and not is_count(task.max_attempts):
+        complain(f"max_attempts must be a whole number from 1 to 32767, not {task.max_attempts!r}.")
+    if task.timeout is not None and (
+        isinstance(task.timeout, bool) or not isinstance(task.timeout, int | float) or task.timeout <= 0
+    ):
+        complain(f"timeout must be a positive number of seconds, not {task.timeout!r}.")
+    if task.backoff is not None:
+        try:
+            check_backoff(task.backoff)
+        except (TypeError, ValueError) as error:
+            complain(f"{error}.")
+    for name in ("retry_on", "give_up_on"):
+        for item in getattr(task, name):
+            if not (isinstance(item, type) and issubclass(item, BaseException)):
+                complain(f"{name} must list exception classes, but has {item!r}.")
+
+
+@overload
+def task(function: Callable[P, R], /) -> JobTask[P, R]: ...
+
+
+@overload
+def task(
+    *,
+    takes_context: Literal[True],
+    priority: int = ...,
+    queue_name: str = ...,
+    backend: str = ...,
+    max_attempts: int | None = ...,
+    backoff: Backoff | None = ...,
+    timeout: float | timedelta | None = ...,
+    retry_on: Iterable[type[BaseException]] = ...,
+    give_up_on: Iterable[type[BaseException]] = ...,
+    middleware: Iterable[Any] = ...,
+) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
+
+
+@overload
+def task(
+    *,
+    takes_context: Literal[False] = ...,
+    priority: int = ...,
+    queue_name: str = ...,
+    backend: str = ...,
+    max_attempts: int | None = ...,
+    backoff: Backoff | None = ...,
+    timeout: float | timedelta | None = ...,
+    retry_on: Iterable[type[BaseException]] = ...,
+    give_up_on: Iterable[type[BaseException]] = ...,
+    middleware: Iterable[Any] = ...,
+) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
+
+
+def task(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    priority: int = DEFAULT_TASK_PRIORITY,
+    queue_name: str = DEFAULT_TASK_QUEUE_NAME,
+    backend: str = DEFAULT_TASK_BACKEND_ALIAS,
+    takes_context: bool = False,
+    **options: Any,
+) -> Any:
+    """Make a function a task: Django's ``@task`` with this package's options, alike on every version of Django.
+
+    Where the backend is a foreign one (Django's Immediate or Dummy in a test's settings, say), the options that only
+    we understand are left out, so that the same module can be imported there. Raise ``TypeError`` for an option that
+    does not exist and ``InvalidTask`` for a value that cannot be.
+    """
+    unknown = [name for name in options if name not in OWN_OPTIONS]
+    if unknown:
+        raise TypeError(
+            f"@task has no option {unknown[0]!r}; it has priority, queue_name, backend, takes_context, "
+            f"{', '.join(OWN_OPTIONS)}."
+            + (" Use .using(run_after=…) for a time to start at." if unknown[0] == "run_after" else "")
+        )
+
+    def declare(func: Callable[..., Any]) -> AnyTask:
+        cls = task_backends[backend].task_class
+        own = options if issubclass(cls, JobTask) else {}
+        return cls(
+            func=func,
+            priority=priority,
+            queue_name=queue_name,
+            backend=backend,
+            takes_context=takes_context,
+            run_after=None,
+            **own,
+        )
+
+    return declare(function) if function is not None else declare
+
+
+OWN_OPTIONS = tuple(field.name for field in fields(JobTask) if field.name not in {f.name for f in fields(Task)})
+
+
+def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyResult]:
+    """Enqueue many calls at once: ``enqueue_many([send.s(1), send.s(2)])``. The results stand in the calls' order.
+
+    Everything is checked before anything is inserted, and the insert is one transaction for each backend named.
+    Raise what ``enqueue`` would for the first call that cannot be enqueued.
+    """
+    calls = list(calls)
+    for call in calls:
+        if not isinstance(call, Call):
+            raise TypeError(f"enqueue_many takes calls such as task.s(1), not {call!r}.")
+    places: dict[str, list[int]] = {}
+    for place, call in enumerate(calls):
+        places.setdefault(call.task.backend, []).append(place)
+    if len(places) == 1:
+        return _enqueue_with(next(iter(places)), calls)
+    results: dict[int, AnyResult] = {}
+    for alias, own in places.items():
+        results.update(zip(own, _enqueue_with(alias, [calls[place] for place in own]), strict=True))
+    return [results[place] for place in range(len(calls))]
+
+
+def _enqueue_with(alias: str, calls: Sequence[Call]) -> Sequence[AnyResult]:
+    backend = cast(Any, task_backends[alias])
+    if hasattr(backend, "enqueue_many"):
+        made: Sequence[AnyResult] = backend.enqueue_many(calls)
+        return made
+    return [backend.enqueue(call.task, call.args, call.kwargs) for call in calls]

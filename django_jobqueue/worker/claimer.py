@@ -1,0 +1,255 @@
+"""Claimer: keeps the slots filled."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from django.db import DatabaseError, InterfaceError
+
+from ..dialects import Lane, get_dialect
+from ..exceptions import UnknownTask
+from ..lifecycle import QueueSelector, Run, claim, next_due, release
+from ..lifecycle.claim import held_by, isolated_waiting
+from ..models import Job
+from ..registry import is_async, resolve
+from .completer import Completer, human
+from .desk import Desk
+from .execution import fail
+from .executors import EventLoop, Threads
+from .isolation import Isolation
+from .lanes import Lanes
+from .mix import Mix
+from .wakeup import Wakeup
+
+logger = logging.getLogger(__name__)
+
+#: A prefetched job is given back when nothing has started for so long.
+PATIENCE = 1.0
+#: Ended jobs that could not be written yet; beyond that nothing is claimed.
+MAX_UNWRITTEN = 2000
+#: Seconds between two looks at the jobs that the worker has, while it has any or is in doubt.
+BUSY_PAUSE = 0.2
+#: A job whose task is not known here is looked at again after its own age, within these bounds.
+UNKNOWN_DELAY = (15.0, 900.0)
+
+
+@dataclass(slots=True)
+class Intake:
+    """What a worker takes in, and when it has had enough."""
+
+    selector: QueueSelector
+    #: Seconds between two looks at an empty queue, at most, while nothing tells the worker of new jobs.
+    poll: float = 2.0
+    #: Stop when nothing is left that is due within this many seconds; None: never.
+    drain: float | None = None
+    #: Stop after so many jobs; None: never.
+    max_jobs: int | None = None
+
+
+class Claimer(threading.Thread):
+    """One thread, one connection: claims jobs and hands them to the executors."""
+
+    def __init__(
+        self, desk: Desk, intake: Intake, threads: Threads, loop: EventLoop, completer: Completer, wakeup: Wakeup
+    ) -> None:
+        super().__init__(name="jobqueue-claimer", daemon=True)
+        self.desk, self.intake, self.using = desk, intake, desk.using
+        self.threads, self.loop, self.completer, self.wakeup = threads, loop, completer, wakeup
+        self.claimed = 0
+        self.mix = Mix(completer.paces)
+        self.wake = threading.Event()
+        self._stopping = threading.Event()
+        self.lanes = Lanes(intake.selector, self.using)
+        self.isolation = Isolation()
+        self._found_at = time.monotonic()  # when there was something to claim for the last time
+        self._unsure = False  # has an error come between a claim and what it brought?
+
+    def run(self) -> None:
+        pause = 0.1
+        with get_dialect(self.using).session():
+            while not self._stopping.is_set():
+                try:
+                    if not self._step():
+                        self._rest()
+                    pause = 0.1
+                except (DatabaseError, InterfaceError) as error:
+                    logger.error("Cannot claim jobs: %s", str(error).strip())
+                    get_dialect(self.using).connection.close()
+                    self._unsure = True
+                    self._stopping.wait(pause * random.uniform(0.5, 1.5))
+                    pause = min(5.0, pause * 2)
+                except Exception:
+                    logger.exception("The claimer stumbled; it goes on in a second.")
+                    self._unsure = True
+                    self._stopping.wait(1.0)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.wake.set()
+
+    def woken(self, lanes: Collection[Lane]) -> None:
+        """There may be jobs in these lanes, or anywhere if there are none. For other threads to call."""
+        self.lanes.tell(lanes)
+        self.wake.set()
+
+    def _rest(self) -> None:
+        """Until there is room, or news, or it is time to look again."""
+        pause = self.lanes.seconds_to_look(lambda: self.wakeup.pause(time.monotonic() - self._found_at))
+        if self.desk.runs or self.isolation.active or self._unsure or not self.desk.believed:
+            pause = min(pause, BUSY_PAUSE)
+        self.wake.wait(pause)
+        self.wake.clear()
+
+    def _step(self) -> bool:
+        """One look at the queues; True if there may be more to claim at once."""
+        if not self.desk.believed:
+            return False  # whatever we claimed now, others might take for orphaned
+        if self._unsure:
+            self._release_unheard()
+        self.wakeup.ping_if_due()
+        self._give_back_stuck()
+        self._look_for_isolated()
+        if self.isolation.active:
+            return self._serve_isolated()
+        room = self._room()
+        if room < 1:
+            return False
+        self.lanes.refresh()
+        jobs = self._claim(room)
+        if jobs:
+            self._dispatch(jobs)
+            return True
+        if self.desk.idle and not self._serve_isolated():
+            self._stop_if_drained()
+        return False
+
+    def _release_unheard(self) -> None:
+        """Give back what the database gave us in a claim whose answer never came."""
+        unheard = [job for job in held_by(self.desk.id, self.using) if job.pk not in self.desk.runs]
+        if given := release(unheard, self.using):
+            logger.warning("Gave back %d jobs of a claim that went wrong.", given)
+        self._unsure = False
+
+    # -- how many to claim -----------------------------------------------------------------------
+
+    def _room(self) -> int:
+        """How many jobs to claim now; 0 while that would be too few to be worth a statement."""
+        if self.completer.unwritten >= MAX_UNWRITTEN:
+            return 0
+        room = self.mix.room()
+        if self.intake.max_jobs is not None:
+            room = min(room, self.intake.max_jobs - self.claimed)
+            if room < 1 and self.desk.idle:
+                self._has_had_enough()
+        return room
+
+    # -- claim and dispatch ----------------------------------------------------------------------
+
+    def _claim(self, room: int, *, isolated: bool = False) -> list[Job]:
+        if not self.lanes.order:
+            return []
+        began = time.monotonic()
+        if isolated:
+            return claim(self.lanes.order, room, self.desk.id, self.using, isolated=True)
+        jobs = claim(self.lanes.order, room, self.desk.id, self.using, floors=self.lanes.floors)
+        now = time.monotonic()
+        self.lanes.learn(jobs, room, now - began)
+        if jobs:
+            self._found_at = now
+        return jobs
+
+    def _dispatch(self, jobs: Sequence[Job]) -> None:
+        self.claimed += len(jobs)
+        unknown: dict[str, list[Job]] = {}
+        kept = [0, 0]
+        unwanted: list[Run] = []
+        for job in jobs:
+            run = Run(job=job, worker_id=job.worker_id or self.desk.id)
+            try:
+                job.decode()
+                task = resolve(job.task_path)
+            except UnknownTask as error:
+                unknown.setdefault(str(error), []).append(job)
+                continue
+            except Exception as error:
+                fail(run, error)
+                self.desk.hold(run)
+                self.completer.put(run)
+                continue
+            run.is_async = is_async(task)
+            if not self.mix.keeps(run.is_async):
+                unwanted.append(run)
+                continue
+            kept[run.is_async] += 1
+            self.desk.hold(run)
+            (self.loop if run.is_async else self.threads).submit(run, task)
+        for reason, strangers in unknown.items():
+            self._put_off(strangers, reason)
+        self.mix.note(*kept)
+        time.sleep(0)  # the slots wait for the interpreter, and this thread has time
+        if unwanted:
+            self.claimed -= len(unwanted)
+            self.desk.give_back(unwanted)
+
+    def _put_off(self, jobs: Sequence[Job], reason: str) -> None:
+        """Leave the jobs to a worker that knows their task; in a rolling deploy there soon is one."""
+        least, most = UNKNOWN_DELAY
+        delay = min(most, max(least, jobs[-1].age.total_seconds()))
+        names = ", ".join(f"#{job.pk}" for job in jobs[:5]) + ", …" * (len(jobs) > 5)
+        logger.warning("%s Put off for %s: %d jobs (%s).", reason, human(delay), len(jobs), names)
+        self.claimed -= len(jobs)
+        release(jobs, self.using, delay)
+
+    def _give_back_stuck(self) -> None:
+        """Give back what waits behind jobs that turned out to be long."""
+        for kind, executor in ((False, self.threads), (True, self.loop)):
+            if executor.stuck_for() < PATIENCE:
+                continue
+            given = self.desk.give_back(executor.take_back())
+            self.claimed -= given
+            self.mix.paces[kind].hold(PATIENCE)
+            if given:
+                logger.info("Gave back %d jobs that waited behind long ones.", given)
+
+    # -- scheduled jobs, jobs that run alone, the end --------------------------------------------
+
+    def _look_for_isolated(self) -> None:
+        """A busy worker holds the others back now and then for a job that must run alone; an idle one just takes it."""
+        if self.isolation.is_due:
+            if isolated_waiting(self.lanes.order, self.using):
+                self.isolation.begin()
+            else:
+                self.isolation.end()
+        elif self.isolation.active and self.isolation.is_over(idle=self.desk.idle):
+            self.isolation.end()
+
+    def _serve_isolated(self) -> bool:
+        """Claim one job that must run alone, once nothing else runs here; True if there was one."""
+        if not self.desk.idle:
+            return False
+        jobs = self._claim(1, isolated=True)
+        if not jobs:
+            self.isolation.end()
+            return False
+        logger.warning("%s has lost its worker %d times before; now it runs alone.", jobs[0], jobs[0].losses)
+        self.isolation.begin(with_job=True)
+        self._dispatch(jobs)
+        return True
+
+    def _stop_if_drained(self) -> None:
+        if self.intake.drain is None or not self.desk.idle:
+            return
+        due = next_due(self.using, self.intake.selector)
+        if due is None or due > self.intake.drain:
+            self.lanes.look()
+            if not self.lanes.order:
+                self._has_had_enough()
+
+    def _has_had_enough(self) -> None:
+        self._stopping.set()
+        self.desk.stop()

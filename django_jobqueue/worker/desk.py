@@ -1,0 +1,74 @@
+"""Desk: what the parts of a worker share: who it is, what it holds, and whether it has to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+from ..lifecycle import Run, release
+from .interrupting import ask_to_stop
+
+logger = logging.getLogger(__name__)
+
+
+class Desk:
+    """One for each worker. Every part may use it from its own thread."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+        #: The number and the name of the worker's row.
+        self.id, self.name = 0, ""
+        #: The runs that are ours, by job: from their claim until they have been written or given back.
+        self.runs: dict[int, Run] = {}
+        self.stop_requested = threading.Event()
+        self.at_once = threading.Event()
+        #: Until when others believe in this worker, by the monotonic clock; the heartbeat moves it on.
+        self.believed_until = 0.0
+
+    @property
+    def believed(self) -> bool:
+        """Is the lease sure to hold? False after a stall: the heartbeat must first learn what has become of it."""
+        return time.monotonic() < self.believed_until
+
+    def may_start(self, run: Run) -> bool:
+        """Is the run still ours? Waits for the heartbeat when the lease is in doubt."""
+        while not self.believed and run.stop_reason != "lost" and not self.at_once.wait(0.05):
+            pass
+        return run.stop_reason != "lost"
+
+    @property
+    def idle(self) -> bool:
+        """Is nothing claimed here that has not been written?"""
+        return not self.runs
+
+    def stop(self) -> None:
+        self.stop_requested.set()
+
+    def stop_at_once(self) -> None:
+        self.at_once.set()
+        self.stop_requested.set()
+
+    def hold(self, run: Run) -> None:
+        self.runs[run.job.pk] = run
+
+    def let_go(self, run: Run) -> None:
+        if self.runs.get(run.job.pk) is run:
+            del self.runs[run.job.pk]
+
+    def give_back(self, runs: Iterable[Run]) -> int:
+        """Give claimed jobs back that have not started; how many were still ours."""
+        runs = list(runs)
+        given = release([run.job for run in runs], self.using)
+        for run in runs:
+            self.let_go(run)
+        return given
+
+    def ask_to_stop(self, pk: int, reason: str) -> Run | None:
+        """Let the running task know, if it asks: ``context.should_stop()``. Its run, if we hold it."""
+        run = self.runs.get(pk)
+        if run is not None and ask_to_stop(run, reason):
+            level = logging.INFO if reason == "cancel" else logging.DEBUG
+            logger.log(level, "%s is asked to stop: %s.", run.job, reason)
+        return run

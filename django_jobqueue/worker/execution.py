@@ -1,0 +1,299 @@
+"""Execution: one job, from its claim to its outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from inspect import Parameter, signature
+from typing import Any
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from django.db import connections
+
+from ..arguments import normalise_result
+from ..backend import JobQueueBackend, announce, is_heard
+from ..backoff import DEFAULT_BACKOFF, delay_before_retry
+from ..compat import AnyResult, AnyTask, task_backends, task_started
+from ..exceptions import Fail, InvalidResult, Retry, Skip, Snooze, TaskTimeout
+from ..interrupts import JobCancelled, JobTimeout, WorkerShutdown
+from ..lifecycle import Run
+from ..middleware.chain import Handler, compose, hook_for, is_coroutine_callable, layers, project_layers
+from ..middleware.context import JobContext, WorkerHandle, _current
+from ..models import Job
+from ..outcomes import Outcome, State, describe, seconds
+from ..registry import effective, is_async, resolve
+from ..results import result_of, task_of
+from .interrupting import acall, call, watched
+from .leftovers import roll_back_leftovers
+from .timekeeper import Timekeeper
+
+logger = logging.getLogger(__name__)
+
+
+class Execution:
+    """Runs jobs inside their chain and says what each attempt came to. It writes nothing."""
+
+    def __init__(self, worker: WorkerHandle, backend: JobQueueBackend, timekeeper: Timekeeper | None = None) -> None:
+        self.worker, self.backend = worker, backend
+        self.timekeeper = timekeeper or Timekeeper(overdue=lambda run: None)
+        self._handlers: dict[Callable[..., Any], Handler] = {}
+        self._timeouts: dict[str, float | None] = {}
+
+    def run(self, run: Run, task: AnyTask) -> None:
+        """Run a sync task's job here, in a slot thread."""
+        context = self._begin(run, task)
+        token = _current.set(context)
+        try:
+            outcome = succeeded(call(self._handler(task), context, run))
+        except BaseException as error:
+            outcome = self._classify(error, run, context)
+        finally:
+            _current.reset(token)
+        run.outcome, run.ended = outcome, time.monotonic()
+        if self.timekeeper.moments:
+            self.timekeeper.forget(run)
+
+    async def arun(self, run: Run, task: AnyTask) -> None:
+        """Run an async task's job on the event loop; its database calls get a thread of their own."""
+        context = self._begin(run, task)
+        token = _current.set(context)
+        try:
+            async with OwnThread():
+                value = await acall(self._handler(task), context, run)
+            outcome = succeeded(value)
+        except BaseException as error:
+            outcome = self._classify(error, run, context)
+        finally:
+            _current.reset(token)
+        run.outcome, run.ended = outcome, time.monotonic()
+        if self.timekeeper.moments:
+            self.timekeeper.forget(run)
+
+    def overdue(self, run: Run) -> Outcome:
+        """What the attempt comes to whose task has been interrupted and does not end."""
+        within = f"did not react within {self.timekeeper.grace:g} seconds"
+        if run.stop_reason == "cancel":
+            return cancelled().with_message(f"Cancelled while it was running; the task {within}.")
+        task = resolve(run.job.task_path)
+        timeout = self._timeout(run.job, task)
+        error = TaskTimeout(f"The task ran longer than {timeout:g} seconds, was interrupted and {within}.")
+        return self._failed(error, run, self._context(run, task), State.TIMED_OUT)
+
+    def _timeout(self, job: Job, task: AnyTask) -> float | None:
+        timeout: float | None = getattr(task, "timeout", None)
+        if timeout is not None:
+            return timeout
+        try:
+            return self._timeouts[job.backend]
+        except KeyError:
+            self._timeouts[job.backend] = timeout = self.backend_of(job).config.timeout
+            return timeout
+
+    def _begin(self, run: Run, task: AnyTask) -> JobContext:
+        run.started = time.monotonic()
+        context = self._context(run, task)
+        if is_heard(task_started):
+            announce(task_started, type(self.backend_of(run.job)), context.task_result)
+            roll_back_leftovers("A receiver of task_started")
+        if (timeout := self._timeout(run.job, task)) is not None:
+            self.timekeeper.limit(run, timeout)
+        return context
+
+    def _context(self, run: Run, task: AnyTask) -> JobContext:
+        return JobContext(
+            job=run.job,
+            task=task,
+            worker=self.worker,
+            make_result=self._result,
+            stop_reason=lambda: run.stop_reason,
+        )
+
+    def _result(self, job: Job) -> AnyResult:
+        return result_of(job, job.past_attempts, task_of(job, self.backend_of(job)))
+
+    def _handler(self, task: AnyTask) -> Handler:
+        # handler_for reads the settings each time; while a worker runs they stay
+        if (found := self._handlers.get(task.func)) is None:
+            self._handlers[task.func] = found = handler_for(task)
+        return found
+
+    def backend_of(self, job: Job) -> JobQueueBackend:
+        """The backend that enqueued the job; ours, if its alias is no longer in TASKS."""
+        try:
+            found = task_backends[job.backend]
+        except Exception:
+            return self.backend
+        return found if isinstance(found, JobQueueBackend) else self.backend
+
+    # -- what an exception means -----------------------------------------------------------------
+
+    def _classify(self, error: BaseException, run: Run, context: JobContext) -> Outcome:
+        match error:
+            case Skip():
+                return skipped(error)
+            case Snooze():
+                return Outcome(
+                    state=State.SNOOZED, status="READY", delay=seconds(error.delay), message=str(error) or "Snoozed."
+                )
+            case JobCancelled():
+                return cancelled(error)
+            case WorkerShutdown():
+                return interrupted()
+            case JobTimeout():
+                timeout = TaskTimeout(f"The task ran longer than {self._timeout(run.job, context.task)} seconds.")
+                timeout.__cause__ = error.__cause__
+                return self._failed(timeout.with_traceback(error.__traceback__), run, context, State.TIMED_OUT)
+            case _ if run.stop_reason == "cancel":
+                return cancelled(error)
+        return self._failed(error, run, context)
+
+    def _failed(self, error: BaseException, run: Run, context: JobContext, state: State = State.FAILED) -> Outcome:
+        message = describe(error)
+        final = Outcome(state=state, status="FAILED", exception=error, message=message)
+        if run.job.tries >= run.job.max_attempts or not is_retried(error, context.task):
+            return final
+        delay = self._delay(error, run, context)
+        if delay is None:
+            return final
+        again = State.RETRYING if state is State.FAILED else state
+        moved: dict[str, Any] = {}
+        if isinstance(error, Retry):
+            moved = {"run_after": error.at, "queue_name": error.queue_name, "priority": error.priority}
+        return Outcome(state=again, status="READY", exception=error, message=message, delay=delay, **moved)
+
+    def _delay(self, error: BaseException, run: Run, context: JobContext) -> float | None:
+        """Seconds before the next attempt; None for no further one."""
+        if isinstance(error, Retry) and error.delay is not None:
+            return seconds(error.delay)
+        backoff = effective(context.task, "backoff", self.backend_of(run.job).config.backoff)
+        try:
+            return delay_before_retry(backoff, error, context.task_result)
+        except Exception:
+            logger.exception("The backoff of %s raised; the default is used.", run.job.task_path)
+            return delay_before_retry(DEFAULT_BACKOFF, error, context.task_result)
+
+
+def is_retried(error: BaseException, task: AnyTask) -> bool:
+    """Does the task want another attempt after this exception, if it has any left?"""
+    if isinstance(error, Fail | InvalidResult):
+        return False
+    if isinstance(error, Retry):
+        return True
+    if isinstance(error, effective(task, "give_up_on", ())):
+        return False
+    retry_on = effective(task, "retry_on", ())
+    return not retry_on or isinstance(error, retry_on)
+
+
+_SUCCEEDED = Outcome(state=State.SUCCEEDED, status="SUCCESSFUL")
+
+
+def succeeded(value: Any) -> Outcome:
+    if value is None:
+        return _SUCCEEDED
+    return Outcome(state=State.SUCCEEDED, status="SUCCESSFUL", result=normalise_result(value))
+
+
+def skipped(error: Skip) -> Outcome:
+    if error.result is Skip.NO_RESULT:
+        return Outcome(state=State.SKIPPED, status="CANCELLED", message=str(error) or "Skipped.")
+    try:
+        result = normalise_result(error.result)
+    except InvalidResult as bad:
+        return Outcome(state=State.FAILED, status="FAILED", exception=bad, message=describe(bad))
+    return Outcome(state=State.SKIPPED, status="SUCCESSFUL", result=result, message=str(error) or "Skipped.")
+
+
+def cancelled(error: BaseException | None = None) -> Outcome:
+    return Outcome(
+        state=State.CANCELLED, status="CANCELLED", exception=error, message="Cancelled while it was running."
+    )
+
+
+def interrupted() -> Outcome:
+    """The worker had to stop; the job starts anew elsewhere, and this attempt does not count."""
+    return Outcome(state=State.INTERRUPTED, status="READY", message="The worker stopped before the task ended.")
+
+
+def fail(run: Run, error: BaseException) -> None:
+    """End a run that could not be run as it should: a row that is no call, a control exception full of nonsense, or
+    a fault of ours. Such a job must neither be tried for ever nor stop the others.
+    """
+    logger.error("%s could not be run: %s", run.job, describe(error))
+    run.ended = time.monotonic()
+    run.started = run.ended if run.started is None else run.started
+    run.outcome = Outcome(state=State.FAILED, status="FAILED", exception=error, message=describe(error))
+
+
+# -- the handler ----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _handler(func: Callable[..., Any], takes_context: bool, coroutine: bool, around: tuple[Any, ...]) -> Handler:
+    in_order, by_name = _parameters(func)
+
+    def arguments(context: JobContext) -> tuple[list[Any], dict[str, Any]]:
+        job = context.job
+        args = [context, *job.args] if takes_context else job.args
+        if not context.injected:
+            return args, job.kwargs
+        free = by_name | frozenset(in_order[len(args) :])  # what the job brings along wins
+        wanted = {name: value for name, value in context.injected.items() if name in free}
+        return args, {**wanted, **job.kwargs}
+
+    def call(context: JobContext) -> Any:
+        args, kwargs = arguments(context)
+        return func(*args, **kwargs)
+
+    async def acall(context: JobContext) -> Any:
+        args, kwargs = arguments(context)
+        return await func(*args, **kwargs)
+
+    if coroutine:
+        return compose(around, acall, is_async=True)
+    return compose(_with_watch(around), call, is_async=False)
+
+
+def _with_watch(around: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The layers of a sync task, each run of async ones inside a watched one."""
+    found: list[Any] = []
+    in_loop = False
+    for layer in reversed(around):
+        if (own := hook_for(layer, want_async=in_loop)) is not None and is_coroutine_callable(own) != in_loop:
+            if in_loop:
+                found.append(watched)
+            in_loop = not in_loop
+        found.append(layer)
+    if in_loop:
+        found.append(watched)
+    return tuple(reversed(found))
+
+
+def handler_for(task: AnyTask) -> Handler:
+    """The task's function inside its chain, composed once for each task and process."""
+    own: tuple[Any, ...] = getattr(task, "middleware", ())
+    around = (*project_layers(), *layers(own)) if own else project_layers()
+    return _handler(task.func, task.takes_context, is_async(task), around)
+
+
+def _parameters(func: Callable[..., Any]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The names of the function's positional parameters in their order, and of those that only go by name."""
+    parameters = signature(func).parameters.values()
+    in_order = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return (
+        # one that only goes by place cannot be injected, but takes a place
+        tuple("" if item.kind is item.POSITIONAL_ONLY else item.name for item in parameters if item.kind in in_order),
+        frozenset(item.name for item in parameters if item.kind is Parameter.KEYWORD_ONLY),
+    )
+
+
+class OwnThread(ThreadSensitiveContext):
+    """One thread for all sync code under an async job; its database connections are closed when the job ends."""
+
+    async def __aexit__(self, *error: Any) -> None:
+        executor = SyncToAsync.context_to_thread_executor.get(self)
+        if executor is not None:
+            executor.submit(connections.close_all)
+        await super().__aexit__(*error)  # type: ignore[no-untyped-call]

@@ -1,0 +1,228 @@
+"""Executors: slot threads for sync tasks, one event loop for async ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from django.db import connections
+
+from ..compat import AnyTask
+from ..lifecycle import Run
+from ..middleware.database_connections import begin_without
+from .execution import Execution, fail
+from .leftovers import roll_back_leftovers
+
+logger = logging.getLogger(__name__)
+
+#: Async jobs that are started one right after the other.
+AT_ONCE = 50
+
+Done = Callable[[Run], None]
+Work = tuple[Run, AnyTask]
+
+
+class Threads:
+    """``slots`` threads that run sync jobs one after another. What is submitted beyond them waits here."""
+
+    def __init__(
+        self, slots: int, execution: Execution, done: Done, may_start: Callable[[Run], bool] = lambda run: True
+    ) -> None:
+        self.slots, self.execution, self.done, self.may_start = slots, execution, done, may_start
+        self.running: dict[int, Run] = {}  # by thread
+        self._here: dict[int, Run] = {}  # from the submission until its end has been told
+        self._moved = time.monotonic()
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"jobqueue-slot-{number + 1}", daemon=True)
+            for number in range(slots)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, run: Run, task: AnyTask) -> None:
+        if not self.waiting:
+            self._moved = time.monotonic()
+        self._here[id(run)] = run
+        self._work.put((run, task))
+
+    def stuck_for(self) -> float:
+        """For how many seconds jobs have been waiting here without one starting; 0 while a slot is free."""
+        if not self.waiting or len(self.running) < self.slots:
+            return 0.0
+        return time.monotonic() - self._moved
+
+    @property
+    def waiting(self) -> int:
+        return self._work.qsize()
+
+    @property
+    def load(self) -> int:
+        """Jobs here that have not ended."""
+        return len(self._here)
+
+    def take_back(self) -> list[Run]:
+        """The runs that have not started; they will not start here any more."""
+        runs: list[Run] = []
+        while True:
+            try:
+                work = self._work.get_nowait()
+            except Empty:
+                return runs
+            if work is not None:
+                runs.append(work[0])
+                self._here.pop(id(work[0]), None)
+
+    def close(self) -> None:
+        """Let each thread end after the job that it runs."""
+        for _ in self._threads:
+            self._work.put(None)
+
+    def _serve(self) -> None:
+        me = threading.get_ident()
+        begin_without()
+        while (work := self._work.get()) is not None:
+            run, task = work
+            if not self.may_start(run):
+                del self._here[id(run)]
+                continue
+            self.running[me] = run
+            self._moved = time.monotonic()
+            try:
+                self.execution.run(run, task)
+            except BaseException as error:
+                fail(run, error)
+            finally:
+                roll_back_leftovers(run.job)
+                run.ended = run.ended or time.monotonic()
+                del self.running[me], self._here[id(run)]
+                self.done(run)
+        connections.close_all()
+
+
+class EventLoop:
+    """One event loop in a thread of its own, for up to ``slots`` async jobs at once. It starts with its first job."""
+
+    def __init__(
+        self, slots: int, execution: Execution, done: Done, is_lost: Callable[[Run], bool | None] = lambda run: False
+    ) -> None:
+        self.slots, self.execution, self.done, self.is_lost = slots, execution, done, is_lost
+        self.running: dict[int, Run] = {}  # by job
+        self._waiting: deque[Work] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._called = self._filling = self._closing = False
+        self._moved = time.monotonic()
+
+    def submit(self, run: Run, task: AnyTask) -> None:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._serve, args=[self._loop], name="jobqueue-loop", daemon=True).start()
+        with self._lock:
+            if not self._waiting:
+                self._moved = time.monotonic()
+            self._waiting.append((run, task))
+            called, self._called = self._called, True
+        if not called:  # each call writes to a pipe
+            self._loop.call_soon_threadsafe(self._fill)
+
+    @property
+    def load(self) -> int:
+        return len(self._waiting) + len(self.running)
+
+    def stuck_for(self) -> float:
+        """For how many seconds jobs have been waiting here without one starting; 0 while a slot is free."""
+        if not self._waiting or len(self.running) < self.slots:
+            return 0.0
+        return time.monotonic() - self._moved
+
+    def take_back(self) -> list[Run]:
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+        return [run for run, _ in waiting]
+
+    def close(self) -> None:
+        self._closing = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        self._context = contextvars.copy_context()  # a job starts from here, not from what another one has set
+        while not self._closing:
+            try:
+                loop.run_forever()
+            except BaseException:
+                # A job left something behind that tried to end the process. The other jobs go on.
+                logger.exception("The event loop was left by an exception; it goes on.")
+        # Jobs that were interrupted still hold on to it: they have been written off, and get a moment to let go.
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            loop.run_until_complete(asyncio.wait(self._tasks, timeout=1.0))
+        loop.close()
+
+    def _fill(self) -> None:
+        """Start what waits, while there are slots, but let the running jobs have their turn in between."""
+        self._called = False
+        if self._filling:  # a job that has ended at once, within this very loop
+            return
+        self._filling = True
+        try:
+            for _ in range(AT_ONCE):
+                if len(self.running) >= self.slots or not self._start_one():
+                    return
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._fill)
+        finally:
+            self._filling = False
+
+    def _start_one(self) -> bool:
+        """False: there is none, or it is not known whether it is still ours."""
+        with self._lock:
+            if not self._waiting:
+                return False
+            lost = self.is_lost(self._waiting[0][0])
+            if lost is None:
+                asyncio.get_running_loop().call_later(0.05, self._fill)
+                return False
+            run, task = self._waiting.popleft()
+        if not lost:
+            self._moved = time.monotonic()
+            self.running[run.job.pk] = run
+            running = make_task(self._run(run, task), asyncio.get_running_loop(), self._context.copy())
+            if not running.done():
+                self._tasks.add(running)  # the loop itself keeps only a weak reference
+                running.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _run(self, run: Run, task: AnyTask) -> None:
+        try:
+            await self.execution.arun(run, task)
+        except BaseException as error:
+            fail(run, error)
+        finally:
+            del self.running[run.job.pk]
+            self.done(run)
+            if not self._filling:
+                self._fill()
+
+
+def make_task(
+    coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+) -> asyncio.Task[None]:
+    """A task that begins at once, where Python can: a short job is then through before the loop has heard of it."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True, context=context)
+    return loop.create_task(coroutine, context=context)

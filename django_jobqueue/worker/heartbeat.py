@@ -1,0 +1,58 @@
+"""Heartbeat: renews the worker's lease, and learns which of its jobs somebody wants to be cancelled."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from django.db import DatabaseError, InterfaceError
+
+from ..dialects import get_dialect
+from ..lifecycle.lease import announce_stop, cancel_requests, renew
+from .desk import Desk
+
+logger = logging.getLogger(__name__)
+
+TICK = 1.0
+
+
+class Heartbeat(threading.Thread):
+    """One thread, one connection, and nothing slow in it: the lease of every job here hangs on it."""
+
+    def __init__(self, desk: Desk, lease: float, lost: Callable[[], None], cancel: Callable[[int], None]) -> None:
+        """``lost`` is called when the lease turns out to be lost, ``cancel`` with each job that is to be cancelled."""
+        super().__init__(name="jobqueue-heartbeat", daemon=True)
+        self.desk, self.lease, self.lost, self.cancel = desk, lease, lost, cancel
+        self._renewed_at = time.monotonic()
+        self._stopping = threading.Event()
+        self._announced = False
+
+    def run(self) -> None:
+        with get_dialect(self.desk.using).session():
+            while not self._stopping.wait(min(TICK, self.lease / 3)):
+                try:
+                    self._beat()
+                except (DatabaseError, InterfaceError) as error:
+                    logger.error("No heartbeat for %.0f s: %s", time.monotonic() - self._renewed_at, str(error).strip())
+                    get_dialect(self.desk.using).connection.close()
+                except Exception:
+                    logger.exception("The heartbeat stumbled; it goes on.")
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._renewed_at >= self.lease / 3:
+            began = time.monotonic()
+            if not renew(self.desk.id, self.desk.using, lease=self.lease):
+                self.lost()
+            self._renewed_at = began
+            self.desk.believed_until = began + self.lease
+        if self.desk.stop_requested.is_set() and not self._announced:
+            announce_stop(self.desk.id, self.desk.using)
+            self._announced = True
+        if self.desk.runs:
+            for pk in cancel_requests(self.desk.id, self.desk.using):
+                self.cancel(pk)

@@ -1,0 +1,67 @@
+"""Link: what a supervisor and the worker in its child process tell each other.
+
+Two pipes. The supervisor's end of the one asks to stop, and says by being closed, however the supervisor ended, that it
+is gone. Through the other the worker tells who it is, so that its jobs can be given back at once if it dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: Marks a supervisor's child, and names the ends of its pipes.
+ENVIRONMENT = "DJANGO_JOBQUEUE_LINK"
+#: With this exit code (EX_TEMPFAIL) a process asks for a fresh one in its place.
+RECYCLE = 75
+
+STOP, STOP_AT_ONCE = b"s", b"q"
+LISTENING, REGISTERED, SIGNED_OFF = "listening", "registered", "signed_off"
+
+
+class Link:
+    """The worker's side."""
+
+    def __init__(self, orders: int, reports: int) -> None:
+        """``orders`` is where the supervisor writes, ``reports`` where it reads: file descriptors."""
+        self._orders, self._reports = orders, reports
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """The link of this process to its supervisor, if it has one."""
+        # Taken out: a process that a job starts is nobody's child but the job's.
+        ends = os.environ.pop(ENVIRONMENT, None)
+        if ends is None:
+            return None
+        orders, reports = map(int, ends.split(","))
+        for end in (orders, reports):
+            os.set_inheritable(end, False)
+        return cls(orders, reports)
+
+    def attach(self, worker: Worker) -> None:
+        """From now on the worker stops when the supervisor says so or is gone."""
+        threading.Thread(target=self._follow, args=[worker], name="jobqueue-link", daemon=True).start()
+        self._tell(LISTENING)
+
+    def registered(self, worker_id: int) -> None:
+        self._tell(f"{REGISTERED} {worker_id}")
+
+    def signed_off(self, worker_id: int) -> None:
+        self._tell(f"{SIGNED_OFF} {worker_id}")
+
+    def _follow(self, worker: Worker) -> None:
+        while order := os.read(self._orders, 1):
+            (worker.stop_at_once if order == STOP_AT_ONCE else worker.stop)()
+        logger.warning("The supervisor is gone; the worker stops.")
+        worker.stop()
+
+    def _tell(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # nobody is left who wants to know; the other pipe will say so
+            os.write(self._reports, f"{line}\n".encode())

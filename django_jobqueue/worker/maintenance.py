@@ -1,0 +1,65 @@
+"""Maintenance: what any worker does for all of them: reap, prune."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from django.db import DatabaseError, InterfaceError
+
+from ..dialects import get_dialect
+from ..lifecycle import Run, prune, reap
+from ..lifecycle.reap import is_anything_to_reap
+
+logger = logging.getLogger(__name__)
+
+REAP_INTERVAL = 5.0
+PRUNE_INTERVAL = 60.0
+#: Batches of one prune: a long backlog is worked off bit by bit, beside the jobs.
+PRUNE_BATCHES = 5
+
+
+class Maintenance(threading.Thread):
+    def __init__(
+        self,
+        using: str,
+        *,
+        lease: float,
+        retention: float | None,
+        reaped: Callable[[Sequence[Run]], None],
+        look_at_memory: Callable[[], None],
+    ) -> None:
+        """``reaped`` is called with the runs that were found lost, ``look_at_memory`` now and then."""
+        super().__init__(name="jobqueue-maintenance", daemon=True)
+        self.using, self.retention, self.reaped, self.look_at_memory = using, retention, reaped, look_at_memory
+        self.interval = min(REAP_INTERVAL, lease / 3)
+        self._pruned_at = time.monotonic()  # not at once: a worker that has just started has jobs to run
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        with get_dialect(self.using).session():
+            while not self._stopping.is_set():
+                try:
+                    self._tend()
+                except (DatabaseError, InterfaceError) as error:
+                    logger.error("Cannot look after the queue: %s", str(error).strip())
+                    get_dialect(self.using).connection.close()
+                except Exception:
+                    logger.exception("Maintenance stumbled; it goes on.")
+                self._stopping.wait(self.interval * random.uniform(0.8, 1.2))
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _tend(self) -> None:
+        self.look_at_memory()  # first: a database that is away must not keep it from that
+        if is_anything_to_reap(self.using) and (runs := reap(self.using)):
+            self.reaped(runs)
+        if self.retention is not None and time.monotonic() - self._pruned_at > PRUNE_INTERVAL:
+            pruned = prune(self.retention, self.using, batches=PRUNE_BATCHES)
+            self._pruned_at = time.monotonic()
+            if pruned:
+                logger.info("Deleted %d finished jobs past their retention.", pruned)

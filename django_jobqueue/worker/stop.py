@@ -1,0 +1,104 @@
+"""Stop: how a worker ends: what waits goes back, what runs gets its grace, what has ended is written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, InterfaceError
+
+from ..interrupts import WorkerShutdown
+from ..lifecycle import Run
+from .completer import human
+from .execution import interrupted
+from .interrupting import interrupt
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that tasks have for their end once the worker's own grace is over and it has interrupted them.
+LETTING_GO = 1.0
+
+
+class Stop:
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def carry_out(self) -> bool:
+        """True if all jobs have ended well; False if some had to be left running in threads."""
+        worker = self.worker
+        worker.wakeup.stop()
+        worker.claimer.stop()
+        if worker.claimer.is_alive():
+            worker.claimer.join(10)
+        self._give_back_waiting()
+        running = self._interrupt(self._wait_for_running())
+        self._write_off(running)
+        self._wait_for_writing(running)
+        worker.threads.close()
+        worker.loop.close()
+        worker.completer.close(give_up=worker.desk.at_once.is_set())
+        worker.completer.join(30)
+        worker.maintenance.stop()
+        worker.maintenance.join(10)
+        worker.announcer.close()
+        worker.announcer.join(10)
+        worker.heartbeat.stop()
+        worker.heartbeat.join(10)
+        if worker.wakeup.is_alive():
+            worker.wakeup.join(10)
+        worker.timekeeper.close()
+        return not running and not worker.stuck
+
+    def _give_back_waiting(self) -> None:
+        waiting = [*self.worker.threads.take_back(), *self.worker.loop.take_back()]
+        try:
+            self.worker.desk.give_back(waiting)
+        except (DatabaseError, InterfaceError) as error:
+            logger.error("%d jobs cannot be given back: %s; the lease will tell.", len(waiting), str(error).strip())
+            for run in waiting:
+                self.worker.desk.let_go(run)
+
+    def _wait_for_running(self) -> list[Run]:
+        """Wait for the running jobs, within the grace; those that did not make it."""
+        running = self._running()
+        for run in running:
+            self.worker.desk.ask_to_stop(run.job.pk, "shutdown")
+        if running:
+            logger.info("Waiting up to %s for %d running jobs.", human(self.worker.shutdown_timeout), len(running))
+        deadline = time.monotonic() + self.worker.shutdown_timeout
+        while (running := self._running()) and time.monotonic() < deadline and not self.worker.desk.at_once.wait(0.02):
+            pass
+        return running
+
+    def _wait_for_writing(self, interrupted: Sequence[Run]) -> None:
+        """Until all that has ended is written, also what ended this very moment; not for ever: the lease covers us."""
+        void = {id(run) for run in interrupted}
+        deadline = time.monotonic() + 10
+        while any(id(run) not in void for run in self.worker.desk.runs.copy().values()) and time.monotonic() < deadline:
+            if self.worker.desk.at_once.wait(0.005):
+                break
+
+    def _running(self) -> list[Run]:
+        """What is held and has not ended: also a job that a thread has taken this very moment."""
+        return [run for run in self.worker.desk.runs.copy().values() if run.ended is None]
+
+    def _interrupt(self, running: Sequence[Run]) -> list[Run]:
+        """Interrupt what still runs, and give it a moment; what has not ended by then."""
+        for run in running:
+            logger.warning("%s is interrupted; it will run again.", run.job)
+            interrupt(run, WorkerShutdown)
+        deadline = time.monotonic() + LETTING_GO
+        while (running := self._running()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return list(running)
+
+    def _write_off(self, running: Iterable[Run]) -> None:
+        """Record running jobs as interrupted. If one ends meanwhile, whichever is written first holds."""
+        for run in running:
+            self.worker.completer.put(replace(run, ended=time.monotonic(), outcome=interrupted()))

@@ -1,0 +1,290 @@
+"""Worker: one process that claims and runs jobs; the parts, and how they start and stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.utils.module_loading import autodiscover_modules
+
+from ..backend import JobQueueBackend
+from ..dialects import Lane
+from ..interrupts import JobCancelled, WorkerShutdown
+from ..lifecycle import Run, register, sign_off
+from ..middleware.chain import project_layers
+from .announcer import Announcer
+from .claimer import Claimer, Intake
+from .completer import Completer, human
+from .desk import Desk
+from .execution import Execution
+from .executors import EventLoop, Threads
+from .heartbeat import Heartbeat
+from .interrupting import interrupt
+from .link import RECYCLE
+from .maintenance import Maintenance
+from .memory import resident
+from .pace import Pace
+from .stop import Stop
+from .timekeeper import TIMEOUT_GRACE, Timekeeper
+from .wakeup import Wakeup
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before each further try to register. A restart of the database takes no longer; what does is for whoever
+#: started the worker, who wants to see it fail.
+REGISTER_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class Worker:
+    """Run it with ``run()``; end it with ``stop()`` from any thread or signal handler.
+
+    ``threads`` and ``async_slots`` say how many sync and async jobs run at once, ``shutdown_timeout`` for how many
+    seconds running jobs may go on after ``stop()``, ``max_memory`` at how many MiB the worker stops,
+    ``timeout_grace`` for how many seconds an interrupted task may go on before its process is given up for it.
+    """
+
+    def __init__(
+        self,
+        backend: JobQueueBackend,
+        intake: Intake,
+        *,
+        threads: int = 4,
+        async_slots: int = 100,
+        shutdown_timeout: float = 30.0,
+        max_memory: float | None = None,
+        timeout_grace: float = TIMEOUT_GRACE,
+        registered: Callable[[int], None] | None = None,
+        signed_off: Callable[[int], None] | None = None,
+    ) -> None:
+        """``registered`` and ``signed_off`` are called with the worker's number when its row says so."""
+        self.max_memory, self.registered, self.signed_off = max_memory, registered, signed_off
+        self.backend, self.intake, self.shutdown_timeout = backend, intake, shutdown_timeout
+        config = backend.config
+        self.using = config.database
+        self.finished = threading.Event()
+        #: What the process should end with: 0, unless something of ours broke.
+        self.exit_code = 0
+        self.desk = Desk(self.using)
+        self.timekeeper = Timekeeper(self._overdue, timeout_grace)
+        execution = self.execution = Execution(self, backend, self.timekeeper)
+        #: Runs that have been written off although their tasks still run: the process cannot end in peace.
+        self.stuck: list[Run] = []
+        self.threads = Threads(threads, execution, self._ended, self._may_start)
+        self.loop = EventLoop(async_slots, execution, self._ended, self._is_lost)
+        self.paces = {False: Pace(self.threads), True: Pace(self.loop)}
+        self.completer = Completer(
+            self.using,
+            busy=lambda: self.threads.load > 1 or self.loop.load > 1,
+            written=self._written,
+            fault=self._break_down,
+            paces=self.paces,
+        )
+        self.announcer = Announcer(execution)
+        self.wakeup = Wakeup(self.using, intake.selector, poll=intake.poll, woken=self._woken)
+        self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup)
+        self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
+        self.maintenance = Maintenance(
+            self.using,
+            lease=config.lease,
+            retention=config.retention,
+            reaped=self._reaped,
+            look_at_memory=self._look_at_memory,
+        )
+
+    # -- the story -------------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Work until stopped or drained. True if all ended well; False if jobs had to be left running in threads."""
+        self._boot()
+        began = time.monotonic()
+        try:
+            self.desk.stop_requested.wait()
+        finally:
+            clean = Stop(self).carry_out()
+            self._sign_off()
+            self._say_goodbye(time.monotonic() - began)
+            self.finished.set()
+        return clean
+
+    def stop(self) -> None:
+        """Claim nothing more, let the running jobs end, give the others back. Callable from anywhere, any time."""
+        self.desk.stop()
+
+    def stop_at_once(self) -> None:
+        """Do not wait for running jobs: they are recorded as interrupted and run again, at no cost."""
+        self.desk.stop_at_once()
+
+    def _break_down(self) -> None:
+        self.exit_code = 1
+        self.stop_at_once()
+
+    @property
+    def stopping(self) -> bool:
+        return self.desk.stop_requested.is_set()
+
+    @property
+    def id(self) -> int:
+        return self.desk.id
+
+    @property
+    def name(self) -> str:
+        return self.desk.name
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many attempts ended how."""
+        return self.completer.counts
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def _boot(self) -> None:
+        autodiscover_modules("tasks")
+        project_layers()  # a middleware that cannot be made must end the worker before it takes a job
+        if self.memory_is_short:
+            raise ImproperlyConfigured(f"Without any job the worker has {resident():.0f} MiB, more than --max-memory.")
+        self._sign_on()
+        connections[self.using].close()  # the next who needs it is the end, and idle connections do not last
+        self._introduce()
+        parts = (self.completer, self.announcer, self.threads, self.heartbeat, self.maintenance, self.claimer)
+        for part in (*parts, self.wakeup):
+            part.start()
+
+    def _sign_on(self) -> None:
+        for pause in REGISTER_PAUSES:
+            try:
+                return self._register()
+            except (OperationalError, InterfaceError) as error:
+                logger.error("Cannot register: %s", str(error).strip())
+                connections[self.using].close()
+            if self.desk.stop_requested.wait(pause):
+                break
+        self._register()
+
+    def _register(self) -> None:
+        began = time.monotonic()
+        row = register(
+            self.using,
+            queues=list(self.intake.selector.patterns),
+            slots=self.threads.slots,
+            lease=self.backend.config.lease,
+        )
+        if self.registered is not None:
+            self.registered(row.pk)  # before anything is claimed under it
+        self.desk.id, self.desk.name = row.pk, row.name
+        self.desk.believed_until = began + self.backend.config.lease
+
+    def _introduce(self) -> None:
+        layers = ", ".join(getattr(layer, "__name__", type(layer).__name__) for layer in project_layers())
+        logger.info(
+            "Worker #%d (%s) takes jobs from queues: %s; %d threads, %d async slots; database %r; middleware: %s.",
+            self.id,
+            self.name,
+            self.intake.selector,
+            self.threads.slots,
+            self.loop.slots,
+            self.using,
+            layers or "none",
+        )
+
+    def _start_over(self) -> None:
+        """The lease was lost: others have our jobs. What still runs here is void; go on under a new number."""
+        lost, old = list(self.desk.runs.values()), self.id
+        for run in lost:
+            run.stop_reason = "lost"
+            interrupt(run, WorkerShutdown)  # nothing that it still does can be written
+        self._register()
+        logger.error("Worker #%d lost its lease, and %d jobs with it. It goes on as #%d.", old, len(lost), self.id)
+
+    # -- a job's way through the worker ----------------------------------------------------------
+
+    def _may_start(self, run: Run) -> bool:
+        if self.desk.may_start(run):
+            return True
+        self.desk.let_go(run)
+        return False
+
+    def _is_lost(self, run: Run) -> bool | None:
+        """None: not known yet."""
+        if run.stop_reason == "lost":
+            self.desk.let_go(run)
+            return True
+        return False if self.desk.believed else None
+
+    def _ended(self, run: Run) -> None:
+        self.completer.put(run)
+        pace = self.paces[run.is_async]
+        if pace.executor.load <= pace.low_water:
+            self._wake_claimer()
+
+    def _cancel(self, pk: int) -> None:
+        run = self.desk.ask_to_stop(pk, "cancel")
+        if run is not None:
+            self.timekeeper.interrupt(run, JobCancelled)
+
+    def _overdue(self, run: Run) -> None:
+        """The task has been interrupted and goes on: end its attempt without it, and the process as soon as may be.
+
+        Its thread is never replaced: a new process is, and there are never more threads at work than slots.
+        """
+        if self.desk.runs.get(run.job.pk) is run and run.stop_reason != "lost":
+            outcome = self.execution.overdue(run)
+            logger.error("%s: %s Worker #%d stops, to be replaced.", run.job, outcome.message, self.id)
+            written_off = replace(run, ended=time.monotonic(), outcome=outcome)
+            self.desk.hold(written_off)
+            self.completer.put(written_off)
+        self.stuck.append(run)
+        if not self.stopping:
+            self.exit_code = self.exit_code or RECYCLE
+            self.stop()
+
+    def _written(self, batch: Sequence[tuple[Run, str | None]]) -> None:
+        for run, _ in batch:
+            self.desk.let_go(run)
+        self.announcer.put(batch)
+        if self.desk.idle:
+            self._wake_claimer()
+
+    def _reaped(self, runs: Sequence[Run]) -> None:
+        self.announcer.put([(run, run.job.status) for run in runs])
+        self._wake_claimer()
+
+    @property
+    def memory_is_short(self) -> bool:
+        return self.max_memory is not None and resident() > self.max_memory
+
+    def _look_at_memory(self) -> None:
+        # Before the first job there is nothing that a new process would be without.
+        if self.memory_is_short and self.claimer.claimed and not self.stopping:
+            logger.warning(
+                "Worker #%d has %.0f MiB, more than its %.0f; it stops.", self.id, resident(), self.max_memory
+            )
+            self.exit_code = RECYCLE
+            self.stop()
+
+    def _woken(self, lanes: Collection[Lane]) -> None:
+        self.claimer.woken(lanes)
+
+    def _wake_claimer(self) -> None:
+        if not self.claimer.wake.is_set():
+            self.claimer.wake.set()
+
+    # -- stop ------------------------------------------------------------------------------------
+
+    def _sign_off(self) -> None:
+        try:
+            sign_off(self.id, self.using)
+            if self.signed_off is not None:
+                self.signed_off(self.id)
+        except (DatabaseError, InterfaceError) as error:
+            logger.error("Worker #%d cannot sign off: %s; its lease will run out.", self.id, str(error).strip())
+        connections[self.using].close()
+
+    def _say_goodbye(self, seconds: float) -> None:
+        counts = ", ".join(f"{number:,} {state}" for state, number in self.counts.most_common()) or "no jobs"
+        logger.info("Worker #%d stopped after %s: %s.", self.id, human(seconds), counts)
