@@ -1,0 +1,1 @@
+"""Journeys: real worker processes on a real database, some of them killed."""

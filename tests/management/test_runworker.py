@@ -1,0 +1,197 @@
+"""manage.py runworker: options and errors."""
+
+import logging
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from django_jobqueue import enqueue_many
+from django_jobqueue.management.commands.runworker import Command, find_backend, set_up_logging, stopped_by_signals
+from django_jobqueue.models import Job, Worker
+
+from ..lifecycle.steps import enqueue, fresh
+from ..tasks import add, noop
+from ..worker.workers import make_worker
+
+OURS = "django_jobqueue.backend.JobQueueBackend"
+
+
+def parsed(*args):
+    """The options as the command line gives them."""
+    parser = Command().create_parser("manage.py", "runworker")
+    return vars(parser.parse_args(args))
+
+
+def refused(*args):
+    """The message of an option that cannot be."""
+    with pytest.raises(CommandError) as error:
+        call_command("runworker", *args)
+    return str(error.value)
+
+
+def worker_for(*args):
+    return Command().make_worker(parsed(*args))
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+def test_draining_runs_everything_and_ends(queue_db):
+    enqueue_many(add.s(number, 1) for number in range(5))
+    call_command("runworker", "--drain", "0", "--no-progress")
+    assert Job.objects.filter(status=Job.Status.SUCCESSFUL).count() == 5
+    assert Worker.objects.get().status == Worker.Status.STOPPED
+
+
+def test_queues_threads_and_the_maximum_reach_the_worker(queue_db):
+    mine, other = enqueue(noop.using(queue_name="mail")), enqueue()
+    call_command("runworker", "--queues", "mail,images*", "--threads", "3", "--max-jobs", "1")
+    assert (fresh(mine).status, fresh(other).status) == ("SUCCESSFUL", "READY")
+    row = Worker.objects.get()
+    assert (row.queues, row.slots) == (["mail", "images*"], 3)
+
+
+def test_options_have_sensible_defaults(db):
+    worker = worker_for()
+    assert (worker.threads.slots, worker.loop.slots, worker.shutdown_timeout) == (4, 100, 30.0)
+    intake = worker.intake
+    assert (intake.selector.patterns, intake.drain, intake.max_jobs, intake.poll) == ((), None, None, 2.0)
+
+
+def test_all_options_reach_the_worker(db):
+    worker = worker_for(
+        *"--queues a,b* --threads 7 --async-slots 9 --max-jobs 5 --shutdown-timeout 1.5 --poll-interval 0.05".split()
+    )
+    assert (worker.threads.slots, worker.loop.slots, worker.shutdown_timeout) == (7, 9, 1.5)
+    assert (worker.intake.selector.patterns, worker.intake.max_jobs, worker.intake.poll) == (("a", "b*"), 5, 0.05)
+
+
+@pytest.mark.parametrize(("args", "seconds"), [([], None), (["--drain"], 10.0), (["--drain", "0"], 0.0)])
+def test_drain_takes_seconds_or_none(args, seconds):
+    assert parsed(*args)["drain"] == seconds
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--threads", "0"], "at least 1"),
+        (["--threads", "many"], "many"),
+        (["--async-slots", "-1"], "at least 1"),
+        (["--max-jobs", "0"], "at least 1"),
+        (["--queues", "a,,b"], "neither a queue's name"),
+        (["--queues", "a*b"], "neither a queue's name"),
+        (["--drain", "soon"], "soon"),
+        (["--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(args, words):
+    assert words in refused(*args)
+
+
+def test_without_a_backend_of_ours_it_says_what_to_set(settings):
+    settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+    with pytest.raises(CommandError, match=r"django_jobqueue\.backend\.JobQueueBackend"):
+        find_backend(None, None)
+
+
+def test_a_backend_may_be_chosen_by_alias_or_database(settings):
+    settings.TASKS = {"default": {"BACKEND": OURS}, "second": {"BACKEND": OURS, "OPTIONS": {"LEASE": 5}}}
+    assert find_backend(None, None).alias == "default"
+    assert find_backend("second", None).alias == "second"
+    assert find_backend(None, "default").alias == "default"
+    assert find_backend("second", "default").alias == "second"
+
+
+@pytest.mark.parametrize(("alias", "database"), [("missing", None), ("default", "missing"), (None, "missing")])
+def test_a_backend_that_is_not_there_is_named(alias, database):
+    with pytest.raises(CommandError, match="missing"):
+        find_backend(alias, database)
+
+
+def test_an_option_of_the_backend_that_cannot_be_is_a_plain_error(settings):
+    settings.TASKS = {"default": {"BACKEND": OURS, "OPTIONS": {"LEASE": -1}}}
+    with pytest.raises(CommandError, match=r"OPTIONS\['LEASE'\] is -1"):
+        find_backend(None, None)
+
+
+# -- reloading, progress, signals, logging --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("debug", "args", "expected"),
+    [
+        (True, [], True),
+        (False, [], False),
+        (True, ["--drain"], False),
+        (True, ["--max-jobs", "1"], False),
+        (True, ["--no-autoreload"], False),
+        (False, ["--autoreload"], True),
+        (True, ["--drain", "--autoreload"], True),
+    ],
+)
+def test_code_is_reloaded_while_developing_and_not_for_a_worker_that_ends(settings, debug, args, expected):
+    settings.DEBUG = debug
+    assert Command().wants_reload(parsed(*args)) is expected
+
+
+@pytest.mark.parametrize(
+    ("terminal", "args", "expected"),
+    [
+        (True, ["--drain"], True),
+        (False, ["--drain"], False),
+        (False, ["--drain", "--progress"], True),
+        (True, ["--drain", "--no-progress"], False),
+        (True, [], False),
+        (True, ["--progress"], False),
+    ],
+)
+def test_a_bar_is_shown_while_draining_in_a_terminal(monkeypatch, terminal, args, expected):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    assert Command().shows_progress(parsed(*args)) is expected
+
+
+def test_g6_the_first_signal_stops_gracefully_and_the_second_at_once(db):
+    worker = make_worker()
+    before = signal.getsignal(signal.SIGTERM)
+    with stopped_by_signals(worker):
+        assert not worker.stopping
+        signal.raise_signal(signal.SIGTERM)
+        assert worker.stopping and not worker.desk.at_once.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert worker.desk.at_once.is_set()
+    assert signal.getsignal(signal.SIGTERM) is before, "whoever called the command has them back"
+
+
+def test_signals_are_left_alone_outside_the_main_thread(db):
+    before, inside = signal.getsignal(signal.SIGTERM), []
+
+    def run():
+        with stopped_by_signals(make_worker()):
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert inside == [before]
+
+
+def test_a_projects_own_logging_is_left_alone():
+    logger = logging.getLogger("django_jobqueue")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    set_up_logging(2)  # pytest has handlers on the root logger
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
+
+
+@pytest.mark.parametrize(("verbosity", "level"), [(0, "WARNING"), (1, "INFO"), (2, "DEBUG"), (3, "DEBUG")])
+def test_without_any_logging_the_workers_own_lines_are_shown(monkeypatch, verbosity, level):
+    logger = logging.Logger("django_jobqueue")
+    own = SimpleNamespace(**vars(logging) | {"getLogger": lambda name: logger})
+    monkeypatch.setattr("django_jobqueue.management.commands.runworker.logging", own)
+    set_up_logging(verbosity)
+    assert len(logger.handlers) == 1 and logging.getLevelName(logger.level) == level

@@ -1,0 +1,220 @@
+"""Run the checks, then the whole suite once on every database within reach. ``scripts/test`` is the door.
+
+SQLite and a PostgreSQL 18 out of a wheel always run: if one cannot, that is a failure. Servers on localhost that let
+us in without a password join, and so do those that DATABASE_URL and TEST_DATABASE_URLS name. Two databases run at a
+time: queue tests spend much of their time waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from xml.etree import ElementTree
+
+from . import databases
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 1800.0  # seconds for one suite; far more than it needs
+KEYS = ("sqlite", "pg18", "postgresql", "mariadb", "mysql")
+COUNTS = ("failed", "passed", "skipped", "errors")
+
+CHECKS = {
+    "ruff check": ["-m", "ruff", "check", "."],
+    "ruff format": ["-m", "ruff", "format", "--check", "."],
+    "mypy": ["-m", "mypy"],
+    "import-linter": ["-c", "from importlinter.cli import lint_imports_command as run; run()"],
+    "makemigrations": ["manage.py", "makemigrations", "django_jobqueue", "--check", "--dry-run"],
+    "docs": ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"],
+}
+
+
+@dataclass
+class Verdict:
+    """What came of one check, or of the suite on one database."""
+
+    name: str
+    ok: bool
+    note: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{'passed' if self.ok else 'FAILED'}  {self.name}: {self.note}"
+
+
+def main() -> int:
+    options, pytest_args = parse()
+    os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the PostgreSQL we started is stopped
+    started = time.monotonic()
+    checks = [] if options.fast else run_checks()
+    with ExitStack() as stack:
+        found, missing = find_databases(options.only, stack)
+        suites = run_suites(found, pytest_args) + missing
+    print_summary(checks, suites, time.monotonic() - started)
+    if options.totals:
+        write_totals(options.totals, suites)
+    return 0 if suites and all(verdict.ok for verdict in checks + suites) else 1
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test",
+        description=__doc__,
+        epilog="Everything else goes to pytest: scripts/test tests/lifecycle -k reap",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--fast", action="store_true", help="only the suite: no lint, no types, no docs")
+    parser.add_argument("--only", action="append", choices=KEYS, help="only on this database; may be repeated")
+    parser.add_argument("--totals", type=Path, help="append the names and totals to this file, for another program")
+    return parser.parse_known_args()
+
+
+# --- checks
+
+
+def run_checks() -> list[Verdict]:
+    names = [name for name in CHECKS if name != "docs" or Path("docs/conf.py").exists()]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run_check, names))
+
+
+def run_check(name: str) -> Verdict:
+    result = subprocess.run(
+        [sys.executable, *CHECKS[name]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    ok = result.returncode == 0
+    say(f"{name}: {'ok' if ok else 'FAILED'}\n" + ("" if ok else result.stdout.decode(errors="replace")))
+    return Verdict(name, ok, "ok" if ok else "FAILED")
+
+
+# --- databases
+
+
+def find_databases(only: list[str] | None, stack: ExitStack) -> tuple[list[str], list[Verdict]]:
+    """The URLs to run on, and a verdict for each database that should be there and is not."""
+    found: dict[str, str] = {}  # several servers of one kind: the URL is the key
+    missing: list[Verdict] = []
+    wanted = only or KEYS
+    for key, start in (("sqlite", databases.sqlite_file), ("pg18", databases.embedded_postgresql)):
+        if key in wanted:
+            try:
+                found[stack.enter_context(start())] = key
+            except Exception as error:
+                missing.append(absent(key, error))
+    if set(wanted) - {"sqlite", "pg18"}:
+        for url in servers():
+            try:
+                key = databases.describe(url).split()[0].lower()
+            except Exception as error:
+                missing.append(absent(":".join(map(str, databases.address(url))), error))
+            else:
+                if key in wanted:
+                    found[url] = key
+    missing += [absent(key) for key in set(only or ()) - {"sqlite", "pg18", *found.values()}]
+    return list(found), missing
+
+
+def absent(name: str, error: Exception | str = "no such server") -> Verdict:
+    return Verdict(name, False, f"MISSING, {' '.join(str(error).split())}")
+
+
+def servers() -> Iterator[str]:
+    """The servers that the environment names, then those on localhost that it does not."""
+    text = f"{os.environ.get('DATABASE_URL', '')} {os.environ.get('TEST_DATABASE_URLS', '')}"
+    named = [url for url in dict.fromkeys(re.split(r"[,\s]+", text)) if url and not url.startswith("sqlite")]
+    yield from named
+    known = {databases.address(url) for url in named}
+    yield from (url for url in databases.on_localhost() if databases.address(url) not in known)
+
+
+# --- suites
+
+
+def run_suites(urls: list[str], pytest_args: list[str]) -> list[Verdict]:
+    if len(urls) == 1:  # one alone may talk while it runs
+        return [run_suite(urls[0], pytest_args, talk=True)]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda url: run_suite(url, pytest_args), urls))
+
+
+def run_suite(url: str, pytest_args: list[str], talk: bool = False) -> Verdict:
+    name = databases.describe(url)
+    say(f"{name}: started")
+    with tempfile.TemporaryDirectory(prefix="jobqueue-") as directory:
+        report, log = Path(directory, "report.xml"), Path(directory, "log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", f"--junitxml={report}", *pytest_args],
+                env={**os.environ, "DATABASE_URL": url},
+                stdin=subprocess.DEVNULL,
+                stdout=None if talk else output,
+                stderr=None if talk else subprocess.STDOUT,
+            )
+            try:
+                exit_code = process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                exit_code = process.wait()
+        if not talk:
+            say(f"\n{f' {name} ':#^100}\n{log.read_text(errors='replace')}")
+        counts = read_report(report)
+    words = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "no tests"
+    if exit_code not in (0, 1):
+        words = f"pytest gave up (exit {exit_code}), {words}"
+    return Verdict(name, exit_code == 0, words, counts)
+
+
+def read_report(path: Path) -> dict[str, int]:
+    counts = dict.fromkeys(COUNTS, 0)
+    if not path.exists():
+        return counts
+    for suite in ElementTree.parse(path).iter("testsuite"):
+        failed, skipped, errors = (int(suite.get(name, 0)) for name in ("failures", "skipped", "errors"))
+        counts["failed"] += failed
+        counts["skipped"] += skipped
+        counts["errors"] += errors
+        counts["passed"] += int(suite.get("tests", 0)) - failed - skipped - errors
+    return counts
+
+
+# --- the end
+
+
+def print_summary(checks: list[Verdict], suites: list[Verdict], seconds: float) -> None:
+    lines = ["", f"{versions()}, {seconds:.0f} s"]
+    if checks:
+        lines.append("checks: " + ", ".join(f"{check.name} {check.note}" for check in checks))
+    lines += map(str, suites)
+    say("\n".join(lines))
+
+
+def versions() -> str:
+    return f"Python {platform.python_version()}, Django {metadata.version('django')}"
+
+
+def write_totals(path: Path, suites: list[Verdict]) -> None:
+    with path.open("a") as file:
+        for suite in suites:
+            numbers = [suite.counts.get(word, 0) for word in COUNTS]
+            print(versions(), suite, *numbers, sep="\t", file=file)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

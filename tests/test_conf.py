@@ -1,0 +1,108 @@
+"""OPTIONS: defaults, and errors that name the key."""
+
+from datetime import timedelta
+
+import pytest
+
+from django_jobqueue.backoff import DEFAULT_BACKOFF, Fixed
+from django_jobqueue.conf import Options, backend_aliases, backend_options, is_count, middleware_paths, problems_of
+
+OURS = "django_jobqueue.backend.JobQueueBackend"
+
+
+def test_defaults():
+    assert (
+        Options.read({})
+        == Options()
+        == Options(
+            database="default",
+            lease=30.0,
+            max_attempts=1,
+            backoff=DEFAULT_BACKOFF,
+            timeout=None,
+            retention=7 * 86_400,
+        )
+    )
+
+
+def test_all_keys():
+    options = Options.read(
+        {
+            "DATABASE": "default",
+            "LEASE": timedelta(minutes=1),
+            "MAX_ATTEMPTS": 5,
+            "BACKOFF": Fixed(3),
+            "TIMEOUT": 90,
+            "RETENTION": timedelta(days=1),
+        }
+    )
+    assert options == Options("default", 60.0, 5, Fixed(3), 90.0, 86_400.0)
+    assert Options.read({"TIMEOUT": None, "RETENTION": None}).retention is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("LEASE", 0),
+        ("LEASE", -1),
+        ("LEASE", "30"),
+        ("LEASE", None),
+        ("LEASE", True),
+        ("LEASE", timedelta(0)),
+        ("TIMEOUT", 0),
+        ("TIMEOUT", "soon"),
+        ("RETENTION", -5),
+        ("RETENTION", False),
+        ("MAX_ATTEMPTS", 0),
+        ("MAX_ATTEMPTS", 1.5),
+        ("MAX_ATTEMPTS", True),
+        ("MAX_ATTEMPTS", 32_768),
+        ("MAX_ATTEMPTS", None),
+        ("BACKOFF", -1),
+        ("BACKOFF", "exponential"),
+        ("DATABASE", "missing"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_its_key(key, value):
+    with pytest.raises(ValueError) as error:
+        Options.read({key: value})
+    message = str(error.value)
+    assert f"OPTIONS[{key!r}]" in message
+    assert repr(value) in message
+
+
+def test_an_unknown_key_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"no key 'LEASES'; the keys are DATABASE, LEASE, MAX_ATTEMPTS"):
+        Options.read({"LEASES": 1})
+
+
+def test_keys_are_in_capitals():
+    with pytest.raises(ValueError, match="no key 'lease'"):
+        Options.read({"lease": 1})
+
+
+def test_all_problems_are_found_at_once():
+    assert len(list(problems_of({"LEASE": 0, "TIMEOUT": 0, "MAX_ATTEMPTS": 0, "x": 1}))) == 4
+
+
+@pytest.mark.parametrize(("value", "answer"), [(1, True), (32_767, True), (0, False), (1.0, False), (True, False)])
+def test_counts(value, answer):
+    assert is_count(value) is answer
+
+
+def test_only_entries_of_our_backend_count(settings):
+    settings.TASKS = {
+        "default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"},
+        "jobs": {"BACKEND": OURS, "OPTIONS": {"LEASE": 5}},
+        "more": {"BACKEND": OURS},
+        "odd": None,
+    }
+    assert backend_aliases() == ["jobs", "more"]
+    assert (backend_options("jobs"), backend_options("more")) == ({"LEASE": 5}, {})
+
+
+def test_the_projects_middleware_replaces_the_default(settings):
+    settings.JOBQUEUE_MIDDLEWARE = ("a.B",)
+    assert middleware_paths() == ["a.B"]
+    settings.JOBQUEUE_MIDDLEWARE = []
+    assert middleware_paths() == []

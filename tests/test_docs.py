@@ -1,0 +1,417 @@
+"""The documentation is true: nothing public is missing, what it names exists, and its first steps work."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import importlib
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from argparse import _SubParsersAction
+from dataclasses import asdict, fields, replace
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+
+import django
+import pytest
+from django.core.management.base import BaseCommand
+
+import django_jobqueue
+from django_jobqueue import backoff, checks, conf, exceptions, lifecycle, middleware, models, stats
+from django_jobqueue.admin import changelist, job_page
+from django_jobqueue.dialects import channel
+from django_jobqueue.management import reloading
+from django_jobqueue.management.commands import jobqueue, runworker
+from django_jobqueue.middleware import JobContext, Middleware
+from django_jobqueue.middleware.chain import enqueue_through
+from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
+from django_jobqueue.task import JobTask
+from django_jobqueue.worker import (
+    children,
+    claimer,
+    isolation,
+    lanes,
+    maintenance,
+    pace,
+    stop,
+    supervisor,
+    wakeup,
+)
+from django_jobqueue.worker.execution import handler_for
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "django_jobqueue"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+on_sqlite = pytest.mark.skipif(
+    not os.environ.get("DATABASE_URL", "sqlite").startswith("sqlite"),
+    reason="the first steps are on SQLite, whatever the other tests run on",
+)
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def blocks(text: str, *languages: str) -> list[tuple[str, str]]:
+    return [(language, code) for language, code in FENCE.findall(text) if language in languages]
+
+
+def missing(names, text: str) -> list[str]:
+    """The names that the text does not have as code, alone or called or with an argument."""
+    return [name for name in names if not re.search(rf"[`.,(/ ]{re.escape(name)}\b", text)]
+
+
+# -- everything public is documented --------------------------------------------------------------
+
+
+def test_every_key_of_options_has_a_row():
+    rows = set(re.findall(r"^\| `([A-Z_]+)` \|", page("reference/settings.md"), re.MULTILINE))
+    assert rows == {field.name.upper() for field in fields(conf.Options)}
+
+
+def test_every_task_option_has_a_row():
+    options = {field.name for field in fields(JobTask)} - {"func"}
+    table = re.findall(r"^\| `(\w+)` \| .* \| (yes|no|only there) \|", page("reference/task_options.md"), re.MULTILINE)
+    assert {name for name, _ in table} == options
+    using = set(inspect.signature(JobTask.using).parameters) - {"self"}
+    assert {name for name, where in table if where != "no"} == using
+
+
+def options_of(parser) -> set[str]:
+    own = set(BaseCommand().create_parser("manage.py", "x")._option_string_actions)
+    return {text for text in parser._option_string_actions if text not in own and text.startswith("--")}
+
+
+def test_every_command_option_is_documented_and_exists():
+    parsers = [module.Command().create_parser("manage.py", "x") for module in (runworker, jobqueue)]
+    verbs = next(action for action in parsers[1]._actions if isinstance(action, _SubParsersAction)).choices
+    exist = set().union(*map(options_of, [*parsers, *verbs.values()]))
+    text = page("reference/commands.md")
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) == exist
+    assert not missing(verbs, text)
+
+
+def test_the_defaults_of_runworker_are_those_of_the_code():
+    parser = runworker.Command().create_parser("manage.py", "x")
+    told = dict(re.findall(r"^\| `(--[a-z-]+) [A-Z]+` \| ([\d.]+) \|", page("reference/commands.md"), re.MULTILINE))
+    numbers = {
+        action.option_strings[0]: f"{action.default:g}"
+        for action in parser._actions
+        if action.option_strings and action.option_strings[0] in options_of(parser)
+        if isinstance(action.default, int | float) and not isinstance(action.default, bool)
+    }
+    assert told == numbers and len(told) == 6
+
+
+def test_every_system_check_has_a_row():
+    raised = set(re.findall(r"jobqueue\.[EWI]\d{3}", "".join(path.read_text() for path in PACKAGE.rglob("*.py"))))
+    rows = re.findall(r"^\| `(jobqueue\.\w+)` \|", page("reference/checks.md"), re.MULTILINE)
+    assert sorted(rows) == sorted(raised)
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = "".join(path.read_text() for path in sorted((DOCS / "reference").glob("*.md")))
+    strategies = [name for name, value in vars(backoff).items() if isinstance(value, type) and is_ours(value)]
+    errors = [name for name, value in vars(exceptions).items() if isinstance(value, type) and is_ours(value)]
+    names = [*django_jobqueue.__all__, *models.__all__, *middleware.__all__, *strategies, *errors]
+    assert not missing(names, reference)
+
+
+def is_ours(value: type) -> bool:
+    return value.__module__.startswith("django_jobqueue")
+
+
+def test_every_hook_and_everything_of_the_context_is_documented():
+    assert not missing(public(Middleware), page("reference/middleware.md"))
+    given = {field.name for field in fields(JobContext)} - {"stop_reason"}
+    assert not missing(given | public(JobContext) - {"stop_reason", "inject"}, page("reference/task_options.md"))
+
+
+def public(cls: type) -> set[str]:
+    return {name for name in vars(cls) if not name.startswith("_")}
+
+
+def test_every_field_and_word_of_the_models_is_documented():
+    text = page("reference/models.md")
+    for model in (models.Job, models.Attempt, models.Worker, models.Queue):
+        assert not missing([field.name for field in model._meta.concrete_fields], text), model
+    assert not missing([*models.Job.Status.values, *models.Worker.Status.values, *State], text)
+
+
+def test_verbs_for_people_are_documented_as_they_are():
+    for name, parameters in re.findall(r"^\| `(\w+)\((.*)\)` \|", page("reference/models.md"), re.MULTILINE):
+        signature = inspect.signature(getattr(lifecycle, name))
+        for parameter in re.findall(r"(\w+)(?:=[^,]*)?", re.sub(r'"\w*"', "", parameters)):
+            assert parameter in signature.parameters, f"{name}({parameter})"
+
+
+def test_fixed_numbers_are_those_of_the_code():
+    text = page("reference/settings.md").partition("## Fixed numbers")[2]
+    batches = maintenance.PRUNE_BATCHES * lifecycle.prune.__globals__["BATCH"]
+    for sentence in (
+        f"{conf.LOSSES_TO_ISOLATE} and {conf.LOSSES_TO_FAIL} |",
+        f"looks for a job that must run alone | every {isolation.INTERVAL:.0f} s |",
+        f"or goes on without | at most {isolation.PATIENCE:.0f} s |",
+        f"before the others get their turn | for at most {isolation.STREAK:.0f} s |",
+        f"{LONGEST_DELAY / 365 / conf.DAY:.0f} years |",
+        f"| for at most {reloading.GRACE:.0f} s |",
+        f"at least {claimer.UNKNOWN_DELAY[0]:.0f} s, at most {claimer.UNKNOWN_DELAY[1] / 60:.0f} min",
+        f"every {maintenance.REAP_INTERVAL:.0f} s, or a third of the lease",
+        f"every {maintenance.PRUNE_INTERVAL:.0f} s, {batches:,} jobs",
+        f"| every {wakeup.LONGEST:.0f} s while it is told of new jobs; otherwise after a tenth of the time",
+        f"that it has found nothing, {wakeup.SHORTEST} s to `--poll-interval` |",
+        f"every {lanes.INTERVAL} s, but in no more than about a {ORDINALS[lanes.SHARE]} of its time |",
+        f"wakes idle workers | within {channel.SOON:.0f} s |",
+        f"{pace.PREFETCH}, and no more than run in about {pace.PREFETCH_SECONDS} s",
+        f"until a worker claims nothing more | {claimer.MAX_UNWRITTEN:,} |",
+        f"is interrupted and may end | within {stop.LETTING_GO:.0f} s |",
+        f"ended within {children.SETTLED:.0f} s of its registration",
+        f"| 1, 2, 4, … s, at most {supervisor.LONGEST_PAUSE:.0f} s,",
+        f"| {supervisor.KILL_AFTER:.0f} s after `--shutdown-timeout`",
+        f"| {claimer.PATIENCE:.0f} s |",
+        f"{MESSAGE_LENGTH} and {TRACEBACK_LENGTH:,} characters",
+    ):
+        assert sentence in text
+
+
+ORDINALS = {20: "twentieth"}
+COUNTED = "once twice three four five six seven".split()
+
+
+def test_every_page_tells_the_same_number_of_losses():
+    told = re.compile(r"lost (\w+) times|after (\w+) losses|the (\w+) loss\b|lost for the (\w+)\s+time", re.IGNORECASE)
+    ordinals = dict(zip("first second third fourth fifth sixth seventh".split(), COUNTED, strict=True))
+    found = {
+        ordinals.get(word, word)
+        for path in [*PAGES, ROOT / "CHANGELOG.md"]
+        for words in told.findall(" ".join(path.read_text().split()))
+        for word in map(str.lower, words)
+        if word
+    }
+    assert found == {COUNTED[conf.LOSSES_TO_FAIL - 1]}
+
+
+def test_the_numbers_of_the_admin_are_those_of_the_code():
+    text = page("howto/monitoring.md")
+    for number in (changelist.WINDOW, stats.CAP, job_page.SHOWN):
+        assert re.search(rf"\b{number:,}\b", text), number
+
+
+def test_the_house_has_every_module():
+    rooms = page("explanation/architecture.md").partition("```text")[2].partition("```")[0]
+    folders = [PACKAGE, *(PACKAGE / name for name in "dialects lifecycle management middleware models worker".split())]
+    modules = {path.stem for folder in folders for path in folder.glob("*.py")} - {"__init__", "apps"}
+    assert not [name for name in sorted(modules) if not re.search(rf"\b{name}\b", rooms)]
+
+
+# -- what is documented exists --------------------------------------------------------------------
+
+
+def test_the_tests_that_the_guarantees_name_exist():
+    named = re.findall(r"`(test_g\w+)`", page("explanation/guarantees.md"))
+    there = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    assert named
+    assert not [name for name in named if f"def {name}(" not in there]
+
+
+def test_a_guarantee_that_holds_names_its_tests():
+    text = page("explanation/guarantees.md")
+    for number, today in re.findall(r"^\| (G\d+) \|.*\| ([^|]*) \|$", text, re.MULTILINE):
+        assert today.startswith("holds") == (f"- **{number}**: `test_" in text), number
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_are_python_and_import_what_exists(path):
+    for _, code in blocks(path.read_text(), "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("django_jobqueue"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "task":
+                known = {field.name for field in fields(JobTask)}
+                assert not [keyword.arg for keyword in node.keywords if keyword.arg not in known]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_every_page_recommends_the_same_options_for_sqlite():
+    recommended = ast.literal_eval("{" + checks.SQLITE_OPTIONS + "}")["OPTIONS"]
+    found = 0
+    for path in PAGES:
+        for _, code in blocks(path.read_text(), "python"):
+            for options in re.findall(r'"OPTIONS": (\{[^{}]*"transaction_mode"[^{}]*\})', code):
+                assert ast.literal_eval(options) == recommended, path
+                found += 1
+    assert found == 4
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    """The examples of the page on middleware, as the module that they say they are."""
+    module = ModuleType("shop.jobs")
+    helpers = {"is_sunday": lambda: True, "current_tenant": lambda: "acme", "make_client": lambda: StringIO("client")}
+    vars(module).update(helpers)
+    monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.jobs", module)
+    for _, code in blocks(page("howto/middleware.md"), "python"):
+        exec(code, vars(module))
+    return module
+
+
+def test_the_examples_of_middleware_do_what_the_page_says(examples):
+    def run(task, *args):
+        context = JobContext(job=models.Job(args=list(args), kwargs={}), task=task, worker=None)
+        return handler_for(task)(context)
+
+    assert run(examples.greet, "world") == "HELLO WORLD"
+    assert run(replace(examples.sync_order, middleware=[examples.WithClient]), 1) == [1, "client"]
+    with pytest.raises(django_jobqueue.Skip, match="Sundays"):
+        run(replace(examples.greet, middleware=[examples.NotOnSundays]), "world")
+    save = enqueue_through([examples.Tenant()], lambda jobs: jobs)
+    assert [job.queue_name for job in save([models.Job(queue_name="mail")])] == ["acme-mail"]
+
+
+def test_the_numbers_that_are_worth_an_alarm_are_there(queue_db):
+    lifecycle.pause("mail")
+    numbers = json.loads(json.dumps(asdict(stats.overview()), default=str))
+    paths = re.findall(r"\| `((?:queues\[\]|workers|totals)\.[\w.]+)`", page("howto/monitoring.md"))
+    assert len(paths) == 5
+    for path in paths:
+        value = numbers
+        for name in path.split("."):
+            value = value[name[:-2]][0] if name.endswith("[]") else value[name]
+
+
+# -- the first steps work -------------------------------------------------------------------------
+
+DOCTEST = """
+import doctest, sys, django
+django.setup()
+test = doctest.DocTestParser().get_doctest(sys.stdin.read(), {}, "page", None, 0)
+runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+runner.run(test)
+sys.exit(bool(runner.failures))
+"""
+
+
+class Reader:
+    """Somebody who does what a page says, word for word, in an empty directory.
+
+    A ``python`` block whose first line is a comment with a path is appended to that file; a ``pycon`` block is typed
+    into a shell, and its answers are compared; the commands of a ``console`` block are run, and the lines below a
+    command must be in what it prints.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        left_out = {"DJANGO_SETTINGS_MODULE", "DATABASE_URL", "JOBQUEUE_TEST_DATABASE", "PYTHONPATH"}
+        self.env = {name: value for name, value in os.environ.items() if name not in left_out}
+        self.env |= {"PYTHONPATH": os.pathsep.join([str(place), str(ROOT)]), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def follow(self, text: str) -> None:
+        for language, code in blocks(text, "python", "pycon", "console"):
+            getattr(self, language)(code)
+
+    def python(self, code: str) -> None:
+        found = re.match(r"# (\S+\.py)(, on Django 5\.2 only)?\n", code)
+        if found and not (found[2] and django.VERSION >= (6, 0)):
+            with (self.place / found[1]).open("a") as file:
+                file.write(f"\n\n{code}")
+
+    def pycon(self, code: str) -> None:
+        self.run(["-c", DOCTEST], input=code, env={**self.env, "DJANGO_SETTINGS_MODULE": "mysite.settings"})
+
+    def console(self, code: str) -> None:
+        for command, expected in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", code, re.MULTILINE):
+            words = command.partition(" #")[0].split()
+            if words[0] == "django-admin":
+                self.run(["-m", "django", *words[1:]])
+            elif words[0] == "python" and words[2] == "runworker" and "--drain" not in words:
+                self.work(words[1:])
+            elif words[0] == "python":
+                printed = self.run(words[1:])
+                assert expected.strip() in printed
+
+    def run(self, args: list[str], **options) -> str:
+        options = {"env": self.env, "stdin": None if "input" in options else subprocess.DEVNULL, **options}
+        done = subprocess.run(
+            [sys.executable, *args], cwd=self.place, text=True, capture_output=True, timeout=60, **options
+        )
+        assert done.returncode == 0, f"{' '.join(args)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def work(self, args: list[str]) -> None:
+        """Start a worker in a terminal of its own, wait until all jobs have ended, and press Ctrl-C."""
+        keyboard, terminal = os.openpty()
+        with (self.place / "worker.log").open("w") as log:
+            worker = subprocess.Popen(
+                [sys.executable, *args],
+                cwd=self.place,
+                env=self.env,
+                stdin=terminal,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )
+            os.close(terminal)
+            try:
+                end = time.monotonic() + 60
+                while self.unfinished():
+                    assert worker.poll() is None and time.monotonic() < end, (self.place / "worker.log").read_text()
+                os.write(keyboard, b"\x03")
+                worker.wait(20)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+                os.close(keyboard)
+        assert "Traceback" not in (self.place / "worker.log").read_text()
+
+    def unfinished(self) -> int:
+        totals = json.loads(self.run(["manage.py", "jobqueue", "status", "--json"]))["totals"]
+        return sum(totals[word]["number"] for word in ("ready", "scheduled", "running"))
+
+
+@on_sqlite
+@pytest.mark.processes
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+def test_the_first_steps_work_word_for_word(name, tmp_path):
+    Reader(tmp_path).follow((ROOT / name).read_text())
+
+
+@on_sqlite
+@pytest.mark.processes
+@pytest.mark.timeout(120)
+def test_the_ways_to_test_work(tmp_path):
+    reader = Reader(tmp_path)
+    reader.run(["-m", "django", "startproject", "mysite", "."])
+    reader.run(["manage.py", "startapp", "shop"])
+    for _, code in blocks((ROOT / "README.md").read_text(), "python"):
+        reader.python(code)
+    (tmp_path / "shop" / "checkout.py").write_text(
+        "from .tasks import send_receipt\n\n\ndef checkout(order_id):\n    send_receipt.enqueue(order_id)\n"
+    )
+    for number, (_, code) in enumerate(blocks(page("howto/testing.md"), "python")):
+        if django.VERSION < (6, 0):
+            code = code.replace('"django.tasks.', '"django_tasks.')  # as the page says
+        (tmp_path / "shop" / f"test_{number}.py").write_text(code)
+    assert "Found 3 test(s)" in reader.run(["manage.py", "test"])
