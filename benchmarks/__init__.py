@@ -1,0 +1,1 @@
+"""Measures django-jobqueue beside other database queues: ``python -m benchmarks --help``."""

@@ -1,0 +1,33 @@
+"""The cells of the benchmark: what is measured, each by its name."""
+
+from .arguments import Arguments
+from .base import Cell, Column
+from .coroutines import Async, Sleep
+from .crowded import Full, Scheduled, Snapshot
+from .drain import Drain
+from .enqueue import Enqueue, Writers
+from .idle import Idle
+from .memory import Memory
+from .pickup import Pickup
+from .processes import Processes
+
+__all__ = ["ALL", "Cell", "Column"]
+
+ALL: dict[str, Cell] = {
+    cell.name: cell
+    for cell in (
+        Drain(),
+        Enqueue(),
+        Pickup(),
+        Idle(),
+        Full(),
+        Snapshot(),
+        Scheduled(),
+        Processes(),
+        Async(),
+        Sleep(),
+        Arguments(),
+        Memory(),
+        Writers(),
+    )
+}

@@ -1,0 +1,44 @@
+"""What a cell is: one question, and the figures that answer it."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from benchmarks.drains import Figures
+from benchmarks.entrants import OURS, Entrant
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    form: str = "{:,.0f}"
+    #: Is it what the cell is about? Then the tables show its spread.
+    is_main: bool = True
+    #: The title of its part of the chart, if it has one.
+    chart: str = ""
+    #: Is less of it better?
+    less: bool = False
+
+
+class Cell(abc.ABC):
+    name: str
+    sentence: str
+    columns: tuple[Column, ...]
+    #: Is it measured if nobody says which cells?
+    is_quick = False
+
+    def suits(self, entrant: Entrant) -> bool:
+        """Is there anything to measure of this entrant?"""
+        return True
+
+    @abc.abstractmethod
+    def measure(self, entrant: Entrant) -> Figures:
+        """The figures of one round; raise ``Failed`` if the peer does not do what is measured."""
+
+
+class OnlyOurs(Cell):
+    """Needs tables filled in a way that only our adapter has."""
+
+    def suits(self, entrant: Entrant) -> bool:
+        return entrant.peer == OURS and entrant.about["fill"]

@@ -1,0 +1,40 @@
+from benchmarks.drains import Figures
+from benchmarks.entrants import Entrant
+
+from .base import Cell, Column
+
+WRITERS = 8
+
+
+class Enqueue(Cell):
+    name = "enqueue"
+    sentence = "enqueues per second over an open connection: each in a transaction of its own, and 1000 a call"
+    is_quick = True
+    columns = (
+        Column("one by one/s", chart="Enqueues per second, one by one"),
+        Column("bulk/s", chart="Enqueues per second, 1000 a call"),
+    )
+
+    def measure(self, entrant: Entrant) -> Figures:
+        jobs = entrant.options.jobs
+        singles = max(jobs // 5, 100)
+        with entrant.stage() as stage:
+            found = {"one by one/s": stage.one_by_one("noop", singles)}
+            if entrant.about["bulk"]:
+                found["bulk/s"] = stage.bulk("noop", jobs)
+            stage.expect("waiting", singles + jobs * entrant.about["bulk"])
+        return found
+
+
+class Writers(Cell):
+    name = "writers"
+    sentence = f"{WRITERS} processes enqueue one by one at the same time: enqueues per second of all, and of one alone"
+    columns = (Column("8 writers/s"), Column("1 writer/s", is_main=False))
+
+    def measure(self, entrant: Entrant) -> Figures:
+        jobs = max(entrant.options.jobs // 5 // WRITERS, 50) * WRITERS
+        with entrant.stage() as stage:
+            alone = stage.one_by_one("noop", jobs // 2)
+            together = stage.one_by_one("noop", jobs, WRITERS)
+            stage.expect("waiting", jobs // 2 + jobs)
+        return {"8 writers/s": together, "1 writer/s": alone}

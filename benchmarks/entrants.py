@@ -1,0 +1,87 @@
+"""Entrants: a peer on a database, such as ``jobqueue@sqlite``, and what a cell can have it do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from . import adapters, databases
+from .adapters import Failed, Workers
+from .databases import Database
+
+OURS = "jobqueue"
+FLOOR = "floor"
+
+
+class Entrant:
+    def __init__(self, peer: str, server: str, about: dict[str, Any], options: argparse.Namespace) -> None:
+        self.peer, self.server, self.about, self.options = peer, server, about, options
+        self.name = f"{peer}@{databases.at(server).kind}"
+
+    @property
+    def is_slow(self) -> bool:
+        return self.about["share"] < 1
+
+    def knows(self, *tasks: str) -> bool:
+        return set(tasks) <= set(self.about["tasks"])
+
+    def share_of(self, jobs: int) -> int:
+        """So many of the jobs as the peer gets: a slow one fewer, so that it takes no longer than it must."""
+        return max(round(jobs * self.about["share"]), min(jobs, 100))
+
+    @contextmanager
+    def stage(self) -> Iterator[Stage]:
+        """The peer's schema in a database that is fresh."""
+        kind = databases.at(self.server)
+        with kind(self.server, f"{self.options.prefix}_{self.peer}") as database:
+            stage = Stage(self, database)
+            adapters.call(self.peer, "setup", env=stage.env)
+            yield stage
+
+
+class Stage:
+    """A peer on a database that is fresh."""
+
+    def __init__(self, entrant: Entrant, database: Database) -> None:
+        self.entrant, self.database = entrant, database
+        self.peer, self.about, self.limit = entrant.peer, entrant.about, entrant.options.limit
+        self.env = {"BENCHMARK_URL": database.url}
+
+    def one_by_one(self, task: str, jobs: int, writers: int = 1) -> float:
+        """Enqueue, each job in a transaction of its own; jobs per second."""
+        each = jobs // writers
+        seconds = adapters.enqueue(self.peer, "one", task, [each] * writers, self.env)
+        return (each - 1) * writers / seconds  # the first of each writer is not in the time
+
+    def bulk(self, task: str, jobs: int, **env: str) -> float:
+        """Enqueue by the thousand; jobs per second."""
+        return jobs / adapters.enqueue(self.peer, "bulk", task, [jobs], {**self.env, **env})
+
+    def put(self, task: str, jobs: int, **env: str) -> None:
+        """Enqueue the fastest way."""
+        adapters.enqueue(self.peer, "bulk" if self.about["bulk"] else "one", task, [jobs], {**self.env, **env})
+
+    def enqueue(self, task: str, jobs: int, **env: str) -> None:
+        """The same while there is no worker: see that they all wait."""
+        self.put(task, jobs, **env)
+        self.expect("waiting", jobs)
+
+    def fill(self, finished: int = 0, waiting: int = 0, scheduled: int = 0) -> None:
+        adapters.call(self.peer, "fill", finished, waiting, scheduled, env=self.env)
+
+    def workers(self, count: int = 1, url: str | None = None, **env: str) -> Workers:
+        """So many worker processes, by a supervisor where the queue has one."""
+        env = {**self.env, **env} | ({"BENCHMARK_URL": url} if url else {})
+        if self.about["starts_processes"]:
+            return Workers(self.peer, {**env, "BENCHMARK_PROCESSES": str(count)})
+        return Workers(self.peer, env, count)
+
+    def count(self, what: str) -> int:
+        with self.database.watch() as look:
+            return look(self.about[what])
+
+    def expect(self, what: str, jobs: int) -> None:
+        if (found := self.count(what)) != jobs:
+            raise Failed(f"{found} jobs are {what}, not {jobs}")

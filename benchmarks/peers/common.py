@@ -1,0 +1,118 @@
+"""What the adapters share: the settings of the measure, what the tasks do, Django."""
+
+import os
+import time
+from urllib.parse import urlsplit
+
+#: The database of the measure: postgresql://…, mysql://… or sqlite:///….
+URL = os.environ.get("BENCHMARK_URL", "postgresql:///postgres")
+#: Worker processes, for a queue that starts them itself.
+PROCESSES = int(os.environ.get("BENCHMARK_PROCESSES", "1"))
+#: Coroutines that may run at once; 0 is the adapter's choice.
+SLOTS = int(os.environ.get("BENCHMARK_SLOTS", "0"))
+CHUNK = 1000  # jobs of one bulk call
+BURN = 0.005  # seconds of CPU time
+SLEEP = 0.1
+
+
+def stamp_now(n):
+    """What the task of the latency measure does: write down which job it is and what time it is."""
+    now = time.time()
+    with open(os.environ["BENCHMARK_STAMPS"], "a") as file:
+        file.write(f"{n} {now!r}\n")
+
+
+def read_stamps():
+    """When each job began, by its number."""
+    try:
+        with open(os.environ["BENCHMARK_STAMPS"]) as file:
+            return {int(n): float(moment) for n, moment in map(str.split, file)}
+    except FileNotFoundError:
+        return {}
+
+
+def burn():
+    """Use the CPU, and hold the interpreter's lock as Python code does."""
+    end = time.thread_time() + BURN
+    while time.thread_time() < end:
+        pass
+
+
+def chunks(values):
+    return [values[start : start + CHUNK] for start in range(0, len(values), CHUNK)]
+
+
+def database():
+    """The entry in DATABASES, as a production project would write it."""
+    url = urlsplit(URL)
+    if url.scheme == "sqlite":
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": url.path,
+            "OPTIONS": {
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL",
+            },
+        }
+    if url.scheme == "mysql":
+        pretend_mysqlclient()
+    where = {"HOST": url.hostname, "PORT": url.port, "USER": url.username, "PASSWORD": url.password}
+    return {
+        "ENGINE": f"django.db.backends.{url.scheme}",
+        "NAME": url.path[1:],
+        "CONN_MAX_AGE": None,
+        **{key: value for key, value in where.items() if value},
+    }
+
+
+def pretend_mysqlclient():
+    """Let PyMySQL stand in for mysqlclient, which would need a C compiler."""
+    import pymysql
+
+    pymysql.version_info = (2, 2, 7, "final", 0)  # Django asks for mysqlclient's version
+    pymysql.install_as_MySQLdb()
+
+
+def django_setup(*apps, **settings):
+    import django
+    from django.conf import settings as django_settings
+
+    django_settings.configure(
+        SECRET_KEY="benchmark",
+        USE_TZ=True,
+        INSTALLED_APPS=["django.contrib.contenttypes", *apps],
+        DATABASES={"default": database()},
+        LOGGING={
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"console": {"class": "logging.StreamHandler"}},
+            "root": {"handlers": ["console"], "level": "WARNING"},
+            "loggers": {"django": {"level": "WARNING"}},  # some queues make it write two lines per job
+        },
+        **settings,
+    )
+    django.setup()
+
+
+def django_command(*args):
+    from django.core.management import call_command
+
+    call_command(*args)
+
+
+def migrate():
+    django_command("migrate", "-v0")
+
+
+def until_signal(main):
+    """Run the coroutine function ``main(stop)``; SIGTERM sets ``stop``."""
+    import asyncio
+    import signal
+
+    async def run():
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await main(stop)
+
+    asyncio.run(run())

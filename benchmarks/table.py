@@ -1,0 +1,37 @@
+"""The results as Markdown: a table for each cell, the best first."""
+
+from __future__ import annotations
+
+from . import cells
+from .cells import Cell, Column
+from .results import Results
+
+
+def tables(results: Results) -> str:
+    measured = [cell for cell in cells.ALL.values() if cell.name in results.cells()]
+    return "\n".join(_section(results, cell) for cell in measured)
+
+
+def _section(results: Results, cell: Cell) -> str:
+    first = cell.columns[0]
+    names = [name for name, _value in results.ranking(cell.name, first.name, less=first.less)]
+    # An entrant may have no figure in the first column: a database without a server counts no statements.
+    for column in cell.columns[1:]:
+        others = results.ranking(cell.name, column.name, less=column.less)
+        names += [name for name, _value in others if name not in names]
+    columns = [column for column in cell.columns if any(results.value(cell.name, name, column.name) for name in names)]
+    rows = [["queue", *(column.name for column in columns)], ["---", *("---:" for _ in columns)]]
+    rows += [[name, *(_cell(results, cell, name, column) for column in columns)] for name in names]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    left_out = sorted({m["entrant"] for m in results.measures if m["cell"] == cell.name and "error" in m})
+    notes = ["", f"Failed, and left out: {', '.join(left_out)}."] if left_out else []
+    return "\n".join([f"**{cell.name}**: {cell.sentence}", "", *lines, *notes, ""])
+
+
+def _cell(results: Results, cell: Cell, name: str, column: Column) -> str:
+    value = results.value(cell.name, name, column.name)
+    if value is None:
+        return "–"
+    text = column.form.format(value.median)
+    least, most = column.form.format(value.least), column.form.format(value.most)
+    return f"{text} ({least} to {most})" if column.is_main and least != most else text
