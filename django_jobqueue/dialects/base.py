@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,11 +94,16 @@ class Dialect:
     #: Error codes of collisions with another connection: the write was rolled back and is worth trying again.
     collisions: ClassVar[frozenset[Any]] = frozenset()
 
+    #: A process that stalls must not keep what it has locked from the others: the server ends its session when a
+    #: transaction has been idle for so many seconds. Nothing of ours waits that long between two statements.
+    idle_in_transaction: ClassVar[int] = 10
+
     #: Does a connection lead to one session of the server, no pooler in between? The worker says so, when it knows.
     direct = False
 
     def __init__(self, using: str) -> None:
         self.using = using
+        self._own = threading.local()  # what a thread of the worker knows of its own session
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -109,6 +115,7 @@ class Dialect:
         """``write()`` in a transaction; again after a collision, if the transaction is ours alone."""
 
         def in_transaction() -> T:
+            self.is_own()
             with transaction.atomic(using=self.using):
                 return write()
 
@@ -377,15 +384,37 @@ class Dialect:
             )
         )
 
-    # -- for the worker --------------------------------------------------------------------------
+    # -- a worker's own connections --------------------------------------------------------------
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """Around all that one of the worker's own threads does; closes its connection at the end."""
+        self._own.active = True
         try:
             yield
         finally:
+            self._own.active = False
             self.connection.close()
+
+    def is_own(self) -> bool:
+        """Has the calling thread a session of the server to itself? It is set up for us when that is asked first."""
+        if not getattr(self._own, "active", False) or not self._may_set_up():
+            return False
+        connection = self.connection
+        connection.ensure_connection()
+        if getattr(self._own, "set_up", None) is not connection.connection:
+            if connection.in_atomic_block:
+                return False
+            self._set_up(connection.connection)
+            self._own.set_up = connection.connection
+        return True
+
+    def _may_set_up(self) -> bool:
+        """Does nobody else get the session after us?"""
+        return True
+
+    def _set_up(self, raw: Any) -> None:
+        """Prepare the session behind this connection of the driver."""
 
 
 def _moment(text: str | None) -> datetime | None:

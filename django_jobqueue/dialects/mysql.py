@@ -59,3 +59,8 @@ class MySQL(Dialect):
     def _mark(self, cursor: Any, document: Sequence[tuple[Any, ...]]) -> int:
         cursor.execute(SUCCEED_JOBS, [json.dumps(document)])
         return int(cursor.rowcount)
+
+    def _set_up(self, raw: Any) -> None:
+        if getattr(self.connection, "mysql_is_mariadb", False):  # MySQL has nothing of the kind
+            with self.connection.cursor() as cursor:
+                cursor.execute("SET SESSION idle_transaction_timeout = %s", [self.idle_in_transaction])

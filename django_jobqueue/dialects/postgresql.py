@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -12,7 +11,18 @@ from typing import Any
 from django.db import DatabaseError, transaction
 
 from ..models import Job
-from .base import ATTEMPT, CLAIMED, ENQUEUED, JOB, QUEUE, ZEROS, Dialect, as_json, forget_places, of_task
+from .base import (
+    ATTEMPT,
+    CLAIMED,
+    ENQUEUED,
+    JOB,
+    QUEUE,
+    ZEROS,
+    Dialect,
+    as_json,
+    forget_places,
+    of_task,
+)
 from .records import Ending, Lane, Success, as_document
 
 #: Below this a multi-row INSERT is as quick as COPY and its preparations.
@@ -140,10 +150,6 @@ class PostgreSQL(Dialect):
     name = "postgresql"
     seconds_until = "EXTRACT(EPOCH FROM {} - CLOCK_TIMESTAMP())"
 
-    def __init__(self, using: str) -> None:
-        super().__init__(using)
-        self._own = threading.local()  # what a thread of the worker knows of its own session
-
     def is_collision(self, error: DatabaseError) -> bool:
         # deadlock, serialization failure
         return _sqlstate(error) in ("40P01", "40001", *NOT_PREPARED)
@@ -237,7 +243,7 @@ class PostgreSQL(Dialect):
         connection.validate_no_broken_transaction()
         try:
             with connection.wrap_database_errors, connection.Database.Cursor(connection.connection) as cursor:
-                cursor.execute(sql, params, prepare=self._is_own(connection) or None)
+                cursor.execute(sql, params, prepare=self.is_own() or None)
                 rows: list[Any] = cursor.fetchall()
                 return rows
         except DatabaseError as error:
@@ -248,33 +254,19 @@ class PostgreSQL(Dialect):
 
     # -- a worker's own connections --------------------------------------------------------------
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        self._own.active = True
-        try:
-            with super().session():
-                yield
-        finally:
-            self._own.active = False
+    def _may_set_up(self) -> bool:
+        settings = self.connection.settings_dict
+        return self.direct and not (settings.get("DISABLE_SERVER_SIDE_CURSORS") or settings["OPTIONS"].get("pool"))
 
-    def _is_own(self, connection: Any) -> bool:
-        """May the session of this connection be set up for us? To plan a claim takes the server longer than to run it.
+    def _set_up(self, raw: Any) -> None:
+        """Statements are prepared: to plan a claim takes the server longer than to run it.
 
         A plan that is kept must not be one for a table that was empty when it was made: so none reads the table.
         """
-        if not self.direct or not getattr(self._own, "active", False):
-            return False
-        raw = connection.connection
-        if getattr(self._own, "set_up", None) is not raw:
-            settings = connection.settings_dict
-            if settings.get("DISABLE_SERVER_SIDE_CURSORS") or settings["OPTIONS"].get("pool"):
-                return False  # others get this session after us
-            if connection.in_atomic_block:
-                return False
-            raw.execute("SET enable_seqscan = off")
-            raw.prepare_threshold = 2**31 - 1  # only what asks for it
-            self._own.set_up = raw
-        return True
+        raw.execute(
+            f"SET enable_seqscan = off; SET idle_in_transaction_session_timeout = '{self.idle_in_transaction}s'"
+        )
+        raw.prepare_threshold = 2**31 - 1  # only what asks for it
 
 
 def _sqlstate(error: Exception) -> str:

@@ -582,6 +582,37 @@ def test_a_prepared_statement_that_a_pooler_has_lost_is_sent_anew(dialect, direc
         assert not dialect.direct, "and nothing is prepared any more"
 
 
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="a file has no sessions to end")
+def test_g2_a_stalled_process_does_not_keep_the_rows_that_it_has_locked(dialect, direct, monkeypatch):
+    if connection.vendor == "mysql" and not connection.mysql_is_mariadb:
+        pytest.skip("MySQL has no limit for idle transactions")
+    monkeypatch.setattr(type(dialect), "idle_in_transaction", 1)
+    make()
+    locked, end, errors = threading.Event(), threading.Event(), []
+
+    def stall():
+        list(Job.objects.select_for_update())
+        locked.set()
+        end.wait(30)
+        list(Job.objects.all())
+
+    def work():
+        with dialect.session():
+            try:
+                dialect.transact(stall)
+            except DatabaseError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert locked.wait(10)
+    Job.objects.update(priority=5)  # waits for the lock
+    assert thread.is_alive(), "the lock was given up while its holder stood still"
+    end.set()
+    thread.join(10)
+    assert len(errors) == 1, "and the holder learns that its transaction is gone"
+
+
 def test_g9_large_results_do_not_stop_a_batch(dialect):
     jobs = claimed(dialect, 30)
     text = json.dumps("x" * 1_500_000)
