@@ -28,6 +28,7 @@ from .compat import (
 )
 from .conf import Options, problems_of
 from .middleware.chain import enqueue_through, hook, project_layers
+from .options import checked_names
 from .registry import copy_of, effective, resolve
 from .task import Call, JobTask
 
@@ -141,6 +142,10 @@ class JobQueueBackend(BaseTaskBackend):
             "enqueued_at": now,
             "max_attempts": effective(task, "max_attempts", self.config.max_attempts),
         }
+        if options := getattr(task, "options", None):
+            checked_names(options, task.middleware, f"{task.module_path}: ")  # its layers can be imported by now
+        if given := getattr(task, "given", None):
+            columns["options"] = dict(given)
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
         return columns

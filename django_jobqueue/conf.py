@@ -93,6 +93,12 @@ def middleware_paths() -> list[str]:
     return list(getattr(settings, "JOBQUEUE_MIDDLEWARE", DEFAULT_MIDDLEWARE))
 
 
+def option_defaults() -> Mapping[str, Any]:
+    """``JOBQUEUE_DEFAULTS``: values for the options of layers, for tasks that do not say."""
+    defaults: Mapping[str, Any] = getattr(settings, "JOBQUEUE_DEFAULTS", {})
+    return defaults
+
+
 def backend_aliases() -> list[str]:
     """The aliases in TASKS that name our backend, by its path."""
     tasks = getattr(settings, "TASKS", None) or {}

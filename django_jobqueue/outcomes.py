@@ -34,6 +34,9 @@ class State(StrEnum):
     LOST = "lost"
 
 
+#: What a layer may change of an outcome.
+CHANGEABLE = ("result", "message", "delay", "run_after", "queue_name", "priority")
+
 #: An attempt that ends so does not count towards ``max_attempts``.
 UNCOUNTED = frozenset({State.SNOOZED, State.INTERRUPTED, State.LOST})
 
@@ -88,6 +91,14 @@ class Outcome:
 
     def with_message(self, message: str) -> Outcome:
         return replace(self, message=message)
+
+    def replace(self, **changes: Any) -> Outcome:
+        """Another outcome with these changes: ``result``, ``message``, and where it is to run again also ``delay``,
+        ``run_after``, ``queue_name`` and ``priority``. Raise ``TypeError`` for other names.
+        """
+        if unknown := set(changes).difference(CHANGEABLE):
+            raise TypeError(f"An outcome's {', '.join(sorted(unknown))} cannot be changed; {', '.join(CHANGEABLE)} can.")
+        return replace(self, **changes)
 
 
 def storable(text: str) -> str:

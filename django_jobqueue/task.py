@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -19,7 +19,9 @@ from .compat import (
     task_backends,
 )
 from .conf import is_count
+from .options import as_data, checked, checked_names
 from .outcomes import seconds
+from .registry import is_async
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +53,12 @@ class JobTask(_Task[P, R]):
     give_up_on: tuple[type[BaseException], ...] = ()
     #: Inner layers for this task alone: classes, dotted paths, or callables ``(context, call_next)``.
     middleware: tuple[Any, ...] = ()
+    #: Run, with its outcome, in one transaction of the jobs' database.
+    atomic: bool = False
+    #: What was declared for options that layers add; they are written beside the others, ``@task(expires=60)``.
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    #: What ``using`` was given for them, and for ``timeout``: it travels with the job.
+    given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("retry_on", "give_up_on", "middleware"):
@@ -58,9 +66,12 @@ class JobTask(_Task[P, R]):
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
         if isinstance(self.timeout, timedelta):
             object.__setattr__(self, "timeout", seconds(self.timeout))
+        if self.options:
+            object.__setattr__(self, "options", _checked(self.options, self.middleware, self))
         check_options(self)
         # super() without arguments does not work in a dataclass with slots: the class is made twice.
         Task.__post_init__(self)
+        note_declared(self)
 
     def using(
         self,
@@ -70,23 +81,73 @@ class JobTask(_Task[P, R]):
         run_after: datetime | timedelta | None = None,
         backend: str | None = None,
         max_attempts: int | None = None,
+        timeout: float | timedelta | None = None,
+        **options: Any,
     ) -> JobTask[P, R]:
         """The same task with other values for what is enqueued next; None leaves a value as it is.
 
-        ``run_after`` is an aware datetime, or a timedelta that counts from the moment of ``enqueue``.
+        ``run_after`` is an aware datetime, or a timedelta that counts from the moment of ``enqueue``; ``timeout`` is
+        seconds or a timedelta. ``options`` are those that layers add: they travel with the job, so they must be data,
+        and None is a value like another. Raise ``TypeError`` for one that no layer knows, ``InvalidTask`` for a value
+        that its layer refuses.
         """
-        changes = {
+        changes: dict[str, Any] = {
             "priority": priority,
             "queue_name": queue_name,
             "run_after": run_after,
             "backend": backend,
             "max_attempts": max_attempts,
+            "timeout": timeout,
         }
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if "timeout" in changes or options:
+            options = _checked(options, self.middleware, self)
+            if isinstance(timeout, timedelta):
+                changes["timeout"] = seconds(timeout)
+            if timeout is not None:
+                options["timeout"] = changes["timeout"]
+            changes["given"] = {**self.given, **as_data(options, f"{self.module_path}: ")}
+        return replace(self, **changes)
 
     def s(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """A call that is not enqueued yet: for ``enqueue_many``."""
         return Call(self, args, kwargs)
+
+
+def _checked(options: Mapping[str, Any], own_layers: tuple[Any, ...], task: JobTask[..., Any]) -> dict[str, Any]:
+    try:
+        return checked(options, own_layers, f"{task.module_path}: ")
+    except ValueError as error:
+        raise InvalidTask(str(error)) from error
+
+
+def taking_any_option(cls: type[JobTask[..., Any]]) -> None:
+    """Let the class be made with the options of layers beside its own, as Django's ``@task`` hands them on."""
+    init, names = cls.__init__, frozenset(item.name for item in fields(cls))
+
+    def __init__(self: JobTask[..., Any], *args: Any, **values: Any) -> None:
+        if not names.issuperset(values):
+            added = {name: values.pop(name) for name in list(values) if name not in names}
+            values["options"] = {**values.get("options", {}), **added}
+        init(self, *args, **values)
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+
+
+taking_any_option(JobTask)
+
+#: Tasks as they were declared, by their functions, for those who want to see each one.
+declared: dict[Callable[..., Any], AnyTask] = {}
+#: Called with each task that is declared from now on.
+observers: list[Callable[[AnyTask], None]] = []
+
+
+def note_declared(task: JobTask[..., Any]) -> None:
+    """Copies that ``using`` makes have the function of a task that is known."""
+    if task.func not in declared:
+        declared[task.func] = task
+        for observer in observers:
+            observer(task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +182,8 @@ def check_options(task: JobTask[..., Any]) -> None:
             check_backoff(task.backoff)
         except (TypeError, ValueError) as error:
             complain(f"{error}.")
+    if task.atomic and is_async(task):
+        complain("atomic=True is for sync tasks: Django has no transactions in coroutines.")
     for name in ("retry_on", "give_up_on"):
         for item in getattr(task, name):
             if not (isinstance(item, type) and issubclass(item, BaseException)):
@@ -144,6 +207,8 @@ def task(
     retry_on: Iterable[type[BaseException]] = ...,
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
+    atomic: bool = ...,
+    **options: Any,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
 
 
@@ -160,6 +225,8 @@ def task(
     retry_on: Iterable[type[BaseException]] = ...,
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
+    atomic: bool = ...,
+    **options: Any,
 ) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
 
 
@@ -179,13 +246,11 @@ def task(
     we understand are left out, so that the same module can be imported there. Raise ``TypeError`` for an option that
     does not exist and ``InvalidTask`` for a value that cannot be.
     """
-    unknown = [name for name in options if name not in OWN_OPTIONS]
-    if unknown:
-        raise TypeError(
-            f"@task has no option {unknown[0]!r}; it has priority, queue_name, backend, takes_context, "
-            f"{', '.join(OWN_OPTIONS)}."
-            + (" Use .using(run_after=…) for a time to start at." if unknown[0] == "run_after" else "")
-        )
+    if "run_after" in options:
+        raise TypeError("@task has no option 'run_after'. Use .using(run_after=…) for a time to start at.")
+    added = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+    if added:
+        checked_names(added, _as_tuple(options.get("middleware")), f"@task has {', '.join(TASK_OPTIONS)}; ")
 
     def declare(func: Callable[..., Any]) -> AnyTask:
         cls = task_backends[backend].task_class
@@ -203,7 +268,11 @@ def task(
     return declare(function) if function is not None else declare
 
 
-OWN_OPTIONS = tuple(field.name for field in fields(JobTask) if field.name not in {f.name for f in fields(Task)})
+_DJANGOS = {item.name for item in fields(Task)}
+OWN_OPTIONS = tuple(
+    item.name for item in fields(JobTask) if item.name not in _DJANGOS and item.name not in ("options", "given")
+)
+TASK_OPTIONS = ("priority", "queue_name", "backend", "takes_context", *OWN_OPTIONS)
 
 
 def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyResult]:

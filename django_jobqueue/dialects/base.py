@@ -58,7 +58,7 @@ SUCCEED_JOB = (
 )
 ADD_ATTEMPT = (
     f"INSERT INTO {ATTEMPT} (job_id, number, worker_id, started_at, finished_at, outcome, message, "
-    "exception_class_path, traceback) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    "exception_class_path, traceback, log) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
 
 
@@ -286,7 +286,7 @@ class Dialect:
             cursor.executemany(
                 ADD_ATTEMPT,
                 [
-                    (success.id, success.attempts, success.worker_id, began, ended, "succeeded", "", "", "")
+                    (success.id, success.attempts, success.worker_id, began, ended, "succeeded", "", "", "", None)
                     for success, (began, ended) in zip(successes, times, strict=True)
                 ],
             )
@@ -356,6 +356,7 @@ class Dialect:
             ending.message,
             ending.exception_class_path,
             ending.traceback,
+            ending.log,
         )
         return job, attempt
 

@@ -83,7 +83,7 @@ WITH ended AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%s::jsonb) AS ended(
         id bigint, token bigint, worker_id bigint, waited float8, took float8, status text, final boolean, place text,
         delay float8, run_after timestamptz, queue_name text, priority smallint, counted boolean, lost boolean,
-        result jsonb, outcome text, message text, exception_class_path text, traceback text)
+        result jsonb, outcome text, message text, exception_class_path text, traceback text, log text)
 ), written AS (
     UPDATE {JOB} AS job SET
         status = CASE WHEN ended.final OR job.cancel_requested_at IS NULL THEN ended.status ELSE 'CANCELLED' END,
@@ -107,10 +107,10 @@ WITH ended AS MATERIALIZED (
         job.status = 'CANCELLED' AND NOT ended.final AS cancelled
 ), attempt AS (
     INSERT INTO {ATTEMPT}
-        (job_id, number, worker_id, started_at, finished_at, outcome, message, exception_class_path, traceback)
+        (job_id, number, worker_id, started_at, finished_at, outcome, message, exception_class_path, traceback, log)
     SELECT written.id, written.number, ended.worker_id, written.started_at, written.finished_at,
         CASE WHEN written.cancelled THEN 'cancelled' ELSE ended.outcome END,
-        ended.message, ended.exception_class_path, ended.traceback
+        ended.message, ended.exception_class_path, ended.traceback, ended.log
     FROM written JOIN ended USING (id)
 )
 SELECT id, status FROM written

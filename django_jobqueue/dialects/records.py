@@ -54,6 +54,7 @@ class Ending:
     message: str = ""
     exception_class_path: str = ""
     traceback: str = ""
+    log: str | None = None
 
 
 class Success(NamedTuple):

@@ -15,11 +15,13 @@ from .control import Cancelled, cancel, pause, resume, retry, run_now
 from .enqueue import enqueue
 from .finish import Run, finish
 from .lease import give_up, register, renew, sign_off
+from .progress import Progress, report
 from .prune import prune
 from .reap import reap
 
 __all__ = [
     "Cancelled",
+    "Progress",
     "QueueSelector",
     "Run",
     "cancel",
@@ -38,6 +40,7 @@ __all__ = [
     "register",
     "release",
     "renew",
+    "report",
     "resume",
     "retry",
     "run_now",

@@ -45,6 +45,7 @@ def retry(ids: Iterable[int], using: str = "default") -> int:
             finished_at=None,
             cancel_requested_at=None,
             result=None,
+            progress=None,
             tries=0,
             losses=0,
         )

@@ -34,6 +34,10 @@ class Run:
     outcome: Outcome | None = None
     stop_reason: str | None = None
     is_async: bool = False
+    #: Has its outcome been written already, by the thread that ran it? ``status`` is the job's then, None if it was
+    #: not ours any more.
+    is_written: bool = False
+    status: str | None = None
 
 
 def finish(runs: Sequence[Run], using: str) -> dict[int, str]:
@@ -46,7 +50,8 @@ def finish(runs: Sequence[Run], using: str) -> dict[int, str]:
     well: list[Run] = []
     others: list[Run] = []
     for run in runs:
-        (well if run.outcome is not None and run.outcome.state is State.SUCCEEDED else others).append(run)
+        succeeded = run.outcome is not None and run.outcome.state is State.SUCCEEDED
+        (well if succeeded and not run.job.attempt_log else others).append(run)
     written = _halving(_succeed, well, using) if well else {}
     if others:
         written |= _halving(_finish, others, using)
@@ -83,8 +88,8 @@ def _finish_unstorable(run: Run, error: Exception, using: str) -> dict[int, str]
     logger.exception("The outcome of job #%s cannot be stored; it is recorded as failed.", run.job.pk)
     message = f"The outcome cannot be stored: {type(error).__name__}"
     run.outcome = Outcome(state=State.FAILED, status=Job.Status.FAILED, exception=error, message=message)
-    plain = ending(run)
-    return get_dialect(using).finish([plain])
+    run.job.attempt_log = ""
+    return get_dialect(using).finish([ending(run)])
 
 
 def success(run: Run) -> Success:
@@ -118,6 +123,7 @@ def ending(run: Run) -> Ending:
         message=storable(outcome.message)[:MESSAGE_LENGTH],
         exception_class_path=storable(outcome.exception_class_path)[:255],
         traceback=outcome.traceback,
+        log=storable(job.attempt_log) or None,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import FrozenInstanceError
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..compat import AnyResult, AnyTask, TaskContext
+from ..options import MISSING, default_of
 
 if TYPE_CHECKING:
     from ..models import Job
@@ -22,7 +23,7 @@ else:
 
 
 class WorkerHandle(Protocol):
-    """What a context may know of the worker that runs its job."""
+    """What a layer may know of the worker: its number, its name, and ``state``, to put shared clients on."""
 
     @property
     def id(self) -> int: ...
@@ -30,7 +31,12 @@ class WorkerHandle(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def state(self) -> SimpleNamespace: ...
+
     def stop(self) -> None: ...
+
+    def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None: ...
 
 
 def _never() -> str | None:
@@ -100,12 +106,22 @@ class JobContext(_Context):
         return self.job.attempts
 
     def option(self, name: str, default: Any = None) -> Any:
-        """The option as given for this job, else as declared with the task, else ``default``."""
-        given = self.job.option(name, _MISSING)
-        if given is not _MISSING:
+        """The option's value: as given by ``using`` for this job, else as declared with the task, else as set in
+        JOBQUEUE_DEFAULTS, else as its layer has it; ``default`` if nobody knows the option.
+
+        What has been said counts, None and 0 too.
+        """
+        given = self.job.option(name, MISSING)
+        if given is not MISSING:
             return given
-        declared = getattr(self.task, name, None)
-        return default if declared is None else declared
+        declared: Mapping[str, Any] = getattr(self.task, "options", _NOTHING)
+        if name in declared:
+            return declared[name]
+        own = getattr(self.task, name, None)
+        if own is not None:
+            return own
+        found = default_of(name, getattr(self.task, "middleware", ()))
+        return default if found is MISSING else found
 
     def should_stop(self) -> str | None:
         """Why the task should end early: ``"cancel"``, ``"timeout"``, ``"shutdown"``, ``"lost"``; None to go on.
@@ -113,6 +129,17 @@ class JobContext(_Context):
         Long tasks ask now and then, and return or raise when there is a reason.
         """
         return self.stop_reason()
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Say how far the task is: it is shown in the admin and by ``Job.progress``.
+
+        Cheap, callable from any thread as often as one likes: about once a second the worker writes the latest.
+        """
+        self.worker.note_progress(self.job, done, total, message)
+
+    def keep_log(self, text: str) -> None:
+        """Put the text on record with this attempt, behind what is there already."""
+        self.job.attempt_log += text
 
     def stop_worker(self) -> None:
         """Let the worker finish what it runs, and end. Callable from any thread."""
@@ -132,7 +159,6 @@ class JobContext(_Context):
         )
 
 
-_MISSING: Any = object()
 _current: ContextVar[JobContext | None] = ContextVar("django_jobqueue_current", default=None)
 
 

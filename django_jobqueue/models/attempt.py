@@ -63,6 +63,7 @@ class Attempt(models.Model):
         _("exception"), max_length=255, blank=True, default="", help_text=_("The dotted path of the exception's class.")
     )
     traceback = models.TextField(_("traceback"), blank=True, default="", help_text=_("Where the exception came from."))
+    log = models.TextField(_("log"), null=True, blank=True, help_text=_("What the job logged during this attempt."))
 
     class Meta:
         verbose_name = _("attempt")

@@ -154,6 +154,9 @@ class Job(models.Model):
     options = models.JSONField(
         _("options"), null=True, blank=True, help_text=_("The options that were given for this job alone.")
     )
+    progress = models.JSONField(
+        _("progress"), null=True, blank=True, help_text=_("How far the latest attempt says it is: done, total, message.")
+    )
     result = models.JSONField(_("result"), null=True, blank=True, help_text=_("What the task returned."))
 
     objects = JobQuerySet.as_manager()
@@ -186,6 +189,8 @@ class Job(models.Model):
 
     #: The attempts before the one that was just claimed; ``claim`` fills it for jobs that have any.
     past_attempts: tuple[Attempt, ...] = ()
+    #: What the running attempt has put on record; ``finish`` writes it.
+    attempt_log: str = ""
 
     def __str__(self) -> str:
         return f"{self.task_name} #{self.pk}"

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Iterable
 
-from ..lifecycle import Run, release
+from ..lifecycle import Progress, Run, release
+from ..models import Job
 from .interrupting import ask_to_stop
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ class Desk:
         self.at_once = threading.Event()
         #: Until when others believe in this worker, by the monotonic clock; the heartbeat moves it on.
         self.believed_until = 0.0
+        #: How far the running jobs say they are, by job: what has not been written yet.
+        self._progress: dict[int, Progress] = {}
 
     @property
     def believed(self) -> bool:
@@ -56,6 +59,15 @@ class Desk:
     def let_go(self, run: Run) -> None:
         if self.runs.get(run.job.pk) is run:
             del self.runs[run.job.pk]
+
+    def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None:
+        if job.token is not None:
+            self._progress[job.pk] = Progress(job.pk, job.token, done, total, message)
+
+    def take_progress(self) -> list[Progress]:
+        """What is new of the jobs that are still held here."""
+        news, self._progress = self._progress, {}
+        return [progress for pk, progress in news.items() if pk in self.runs]
 
     def give_back(self, runs: Iterable[Run]) -> int:
         """Give claimed jobs back that have not started; how many were still ours."""

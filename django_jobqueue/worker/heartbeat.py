@@ -1,4 +1,4 @@
-"""Heartbeat: renews the worker's lease, and learns which of its jobs somebody wants to be cancelled."""
+"""Heartbeat: renews the worker's lease, learns which of its jobs are to be cancelled, tells how far they are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
+from ..lifecycle import report
 from ..lifecycle.lease import announce_stop, cancel_requests, renew
 from .desk import Desk
 
@@ -56,3 +57,5 @@ class Heartbeat(threading.Thread):
         if self.desk.runs:
             for pk in cancel_requests(self.desk.id, self.desk.using):
                 self.cancel(pk)
+        if news := self.desk.take_progress():
+            report(news, self.desk.using)
