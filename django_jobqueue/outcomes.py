@@ -97,7 +97,9 @@ class Outcome:
         ``run_after``, ``queue_name`` and ``priority``. Raise ``TypeError`` for other names.
         """
         if unknown := set(changes).difference(CHANGEABLE):
-            raise TypeError(f"An outcome's {', '.join(sorted(unknown))} cannot be changed; {', '.join(CHANGEABLE)} can.")
+            raise TypeError(
+                f"An outcome's {', '.join(sorted(unknown))} cannot be changed; {', '.join(CHANGEABLE)} can."
+            )
         return replace(self, **changes)
 
 

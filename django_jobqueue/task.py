@@ -125,7 +125,7 @@ def taking_any_option(cls: type[JobTask[..., Any]]) -> None:
     """Let the class be made with the options of layers beside its own, as Django's ``@task`` hands them on."""
     init, names = cls.__init__, frozenset(item.name for item in fields(cls))
 
-    def __init__(self: JobTask[..., Any], *args: Any, **values: Any) -> None:
+    def __init__(self: JobTask[..., Any], *args: Any, **values: Any) -> None:  # noqa: N807
         if not names.issuperset(values):
             added = {name: values.pop(name) for name in list(values) if name not in names}
             values["options"] = {**values.get("options", {}), **added}

@@ -46,7 +46,7 @@ from django_jobqueue.worker import (
     supervisor,
     wakeup,
 )
-from django_jobqueue.worker.execution import handler_for
+from django_jobqueue.worker.execution import plan_for
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -278,7 +278,7 @@ def examples(monkeypatch):
 def test_the_examples_of_middleware_do_what_the_page_says(examples):
     def run(task, *args):
         context = JobContext(job=models.Job(args=list(args), kwargs={}), task=task, worker=None)
-        return handler_for(task)(context)
+        return plan_for(task).handler(context)
 
     assert run(examples.greet, "world") == "HELLO WORLD"
     assert run(replace(examples.sync_order, middleware=[examples.WithClient]), 1) == [1, "client"]

@@ -98,7 +98,9 @@ def test_the_message_names_the_task():
 
 
 def test_an_unknown_option_is_refused_and_the_known_ones_are_listed():
-    with pytest.raises(TypeError, match=r"@task has priority, .* max_attempts, backoff.*; there is no option 'retries'"):
+    with pytest.raises(
+        TypeError, match=r"@task has priority, .* max_attempts, backoff.*; there is no option 'retries'"
+    ):
         task(retries=3)(bare)
 
 

@@ -13,14 +13,15 @@ from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from django.conf import settings
+from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import DatabaseError, DataError, IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from ..models import Attempt, Job, Queue
 from ..models.fields import NextPlace
-from .records import Ending, Lane, Release, Success
+from .records import ANY, Ending, Filter, Lane, Release, Success
 
 T = TypeVar("T")
 Row = Sequence[Any]
@@ -182,11 +183,12 @@ class Dialect:
         *,
         floors: Sequence[int] = (),
         isolated: bool = False,
+        only: Filter = ANY,
     ) -> list[Job]:
         """Take up to ``limit`` jobs from the lanes in their order; each is running and ours when this returns.
 
         ``floors`` are the places from which to look on, one for each lane: what is below is taken to be done with.
-        ``isolated`` takes from the jobs that must run alone instead.
+        ``isolated`` takes from the jobs that must run alone instead, ``only`` leaves out what does not meet it.
         """
         heads = list(zip(lanes, floors or [0] * len(lanes), strict=True))
 
@@ -194,20 +196,38 @@ class Dialect:
             rows: list[Row] = []
             for lane, floor in heads:
                 if len(rows) < limit:
-                    rows += self._lock(lane, limit - len(rows), floor, isolated)
+                    rows += self._lock(lane, limit - len(rows), floor, isolated, only)
             if rows:
                 self._mark_running(rows, worker_id, token)
             return rows
 
         return [self._taken(row, worker_id, token) for row in self.transact(take)]
 
-    def _lock(self, lane: Lane, limit: int, floor: int, isolated: bool) -> list[Row]:
+    def _lock(self, lane: Lane, limit: int, floor: int, isolated: bool, only: Filter) -> list[Row]:
         line = (
             f"SELECT {', '.join(CLAIMED)}, {self.now} FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL "
-            f"AND queue_name = %s AND priority = %s AND place {'<' if isolated else '>='} %s "
+            f"AND queue_name = %s AND priority = %s AND place {'<' if isolated else '>='} %s {only.sql} "
             "ORDER BY place, id LIMIT %s FOR UPDATE SKIP LOCKED"
         )
-        return self._rows(line, [*lane, 0 if isolated else floor, limit])
+        return self._rows(line, [*lane, 0 if isolated else floor, *only.params, limit])
+
+    def compiled(self, jobs: QuerySet[Job]) -> Filter | None:
+        """The conditions of the queryset, for ``claim``; None if no job can meet them.
+
+        Raise ``ValueError`` for a queryset that has more than conditions on the job's own columns.
+        """
+        query = jobs.query
+        compiler = query.get_compiler(self.using)
+        try:
+            compiler.pre_sql_setup()
+            sql, params = compiler.compile(query.where) if query.where else ("", ())
+        except EmptyResultSet:
+            return None
+        except FullResultSet:
+            return ANY
+        if query.is_sliced or query.combinator or query.distinct or [*query.alias_refcount] != [JOB]:
+            raise ValueError("What a worker claims can only be narrowed by conditions on the columns of the job.")
+        return Filter(f"AND ({sql})", tuple(params)) if sql else ANY
 
     def _mark_running(self, rows: Sequence[Row], worker_id: int, token: int) -> None:
         ids = ", ".join(str(row[0]) for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -23,7 +24,7 @@ from .base import (
     forget_places,
     of_task,
 )
-from .records import Ending, Lane, Success, as_document
+from .records import ANY, Ending, Filter, Lane, Success, as_document
 
 #: Below this a multi-row INSERT is as quick as COPY and its preparations.
 COPY_FROM = 50
@@ -62,7 +63,7 @@ WITH lane AS MATERIALIZED (
     SELECT head.tid FROM lane CROSS JOIN LATERAL (
         SELECT ctid AS tid FROM {job}
         WHERE status = 'READY' AND place IS NOT NULL AND place {reach}
-          AND queue_name = lane.queue_name AND priority = lane.priority
+          AND queue_name = lane.queue_name AND priority = lane.priority {only}
         ORDER BY place LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
     ) AS head LIMIT %s
 )
@@ -73,8 +74,13 @@ FROM picked WHERE job.ctid = picked.tid
 RETURNING {columns}
 """
 COLUMNS = ", ".join(f"job.{name}" for name in CLAIMED)
-CLAIM_LINE = CLAIM.format(job=JOB, queue=QUEUE, reach=">= lane.floor", columns=COLUMNS)
-CLAIM_ISOLATED = CLAIM.format(job=JOB, queue=QUEUE, reach="< lane.floor", columns=COLUMNS)
+
+
+@lru_cache(maxsize=16)
+def claim_statement(isolated: bool = False, only: str = "") -> str:
+    reach = "< lane.floor" if isolated else ">= lane.floor"
+    return CLAIM.format(job=JOB, queue=QUEUE, reach=reach, columns=COLUMNS, only=only)
+
 
 # The fence is the token alone: it is drawn at random for each claim and cleared by whatever ends the attempt. A
 # condition on the status would invite the planner to the index of running jobs, which is full of dead entries.
@@ -170,13 +176,14 @@ class PostgreSQL(Dialect):
         *,
         floors: Sequence[int] = (),
         isolated: bool = False,
+        only: Filter = ANY,
     ) -> list[Job]:
         if not lanes:
             return []
         names, priorities = map(list, zip(*lanes, strict=True))
         floors = list(floors) if floors and not isolated else [0] * len(lanes)
-        sql = CLAIM_ISOLATED if isolated else CLAIM_LINE
-        params = [names, priorities, floors, limit, limit, worker_id, token]
+        sql = claim_statement(isolated, only.sql)
+        params = [names, priorities, floors, *only.params, limit, limit, worker_id, token]
         jobs = [
             self._claimed(row, worker_id, token) for row in self.again_after_collision(lambda: self._rows(sql, params))
         ]

@@ -17,6 +17,17 @@ class Lane(NamedTuple):
     priority: int
 
 
+class Filter(NamedTuple):
+    """A condition on the columns of a job, in SQL: only what meets it is claimed."""
+
+    sql: str
+    params: tuple[Any, ...]
+
+
+#: What everything meets.
+ANY = Filter("", ())
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
     """What becomes of the job's row when an attempt ends.

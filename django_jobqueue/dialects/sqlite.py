@@ -10,7 +10,7 @@ from django.db import DatabaseError, transaction
 
 from ..models import Job
 from .base import CLAIMED, ENQUEUED, JOB, ZEROS, Dialect, as_json, forget_places, of_task
-from .records import Lane
+from .records import ANY, Filter, Lane
 
 #: Ids of our own choosing, beyond all that were ever given: this also takes the one lock there is to write.
 RESERVE = "UPDATE sqlite_sequence SET seq = seq + %s WHERE name = %s RETURNING seq"
@@ -64,14 +64,17 @@ class SQLite(Dialect):
         *,
         floors: Sequence[int] = (),
         isolated: bool = False,
+        only: Filter = ANY,
     ) -> list[Job]:
         jobs: list[Job] = []
         for lane, floor in zip(lanes, floors or [0] * len(lanes), strict=True):
             if len(jobs) < limit:
-                jobs += self._take(lane, limit - len(jobs), worker_id, token, floor, isolated)
+                jobs += self._take(lane, limit - len(jobs), worker_id, token, floor, isolated, only)
         return jobs
 
-    def _take(self, lane: Lane, limit: int, worker_id: int, token: int, floor: int, isolated: bool) -> list[Job]:
+    def _take(
+        self, lane: Lane, limit: int, worker_id: int, token: int, floor: int, isolated: bool, only: Filter
+    ) -> list[Job]:
         sql = f"""
             UPDATE {JOB}
             SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, token = %s,
@@ -79,12 +82,12 @@ class SQLite(Dialect):
             WHERE id IN (
                 SELECT id FROM {JOB}
                 WHERE status = 'READY' AND place IS NOT NULL AND place {"<" if isolated else ">="} %s
-                  AND queue_name = %s AND priority = %s
+                  AND queue_name = %s AND priority = %s {only.sql}
                 ORDER BY place, id LIMIT %s
             )
             RETURNING {", ".join(CLAIMED)}
         """
-        params = [worker_id, token, 0 if isolated else floor, *lane, limit]
+        params = [worker_id, token, 0 if isolated else floor, *lane, *only.params, limit]
         rows = self.again_after_collision(lambda: self._rows(sql, params))
         jobs = [self._claimed([*map(self._zoned, row)], worker_id, token) for row in rows]
         # RETURNING promises no order

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from ..dialects import Lane, Release, get_dialect
+from ..dialects import ANY, Filter, Lane, Release, get_dialect
 from ..models import Attempt, Job, Queue
 from . import notify
 
@@ -122,17 +122,24 @@ def claim(
     *,
     floors: Sequence[int] = (),
     isolated: bool = False,
+    only: Filter = ANY,
 ) -> list[Job]:
     """Up to ``limit`` jobs, now RUNNING and held by this worker; each carries the token that fences its attempt.
 
-    ``floors`` are the places from which to look on, one for each lane; ``isolated`` takes a job that must run alone.
+    ``floors`` are the places from which to look on, one for each lane; ``isolated`` takes a job that must run alone;
+    ``only`` is what ``narrowed`` has made.
     """
     if not lanes or limit < 1:
         return []
     token = secrets.randbits(63)
-    jobs = get_dialect(using).claim(lanes, limit, worker_id, token, floors=floors, isolated=isolated)
+    jobs = get_dialect(using).claim(lanes, limit, worker_id, token, floors=floors, isolated=isolated, only=only)
     _attach_past_attempts([job for job in jobs if job.attempts > 1], using)
     return jobs
+
+
+def narrowed(narrow: Callable[[QuerySet[Job]], QuerySet[Job]], using: str) -> Filter | None:
+    """What ``narrow`` leaves of the jobs, for ``claim``; None: nothing. Raises what ``narrow`` raises."""
+    return get_dialect(using).compiled(narrow(Job.objects.using(using)))
 
 
 def _attach_past_attempts(jobs: Sequence[Job], using: str) -> None:

@@ -47,6 +47,14 @@ def cancel_requests(worker_id: int, using: str) -> list[int]:
     return list(jobs.values_list("pk", flat=True))
 
 
+def holds(job: Job, using: str, *, lock: bool = False) -> bool:
+    """Is the attempt that was claimed with this job's token still the job's? ``lock``: until the transaction ends."""
+    ours = Job.objects.using(using).filter(pk=job.pk, token=job.token)
+    if lock:  # exists() would drop the lock from the statement
+        return bool(ours.select_for_update().values_list("pk"))
+    return ours.exists()
+
+
 def announce_stop(worker_id: int, using: str) -> None:
     """The worker takes no more jobs, but still holds some."""
     alive = Worker.objects.using(using).filter(pk=worker_id, status__in=ALIVE)

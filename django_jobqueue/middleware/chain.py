@@ -7,7 +7,7 @@ neighbours differ, asgiref adapts the inner one, so that no layer is ever left o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from inspect import isclass, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,20 @@ from django.utils.module_loading import import_string
 
 from ..conf import middleware_paths
 from ..exceptions import MiddlewareError
+from ..outcomes import Outcome
 from .base import Middleware
-from .context import JobContext
+from .context import JobContext, WorkerHandle
 
 if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
     from ..models import Job
 
 Handler = Callable[[JobContext], Any]
+#: Django's transactions are sync, and so is what has to do with them or with threads.
+SYNC_HOOKS = (
+    "process_enqueue process_prepare process_complete job_finished filter_claim worker_lifespan thread_lifespan"
+).split()
 Save = Callable[[list["Job"]], list["Job"]]
 
 
@@ -40,11 +47,14 @@ def make_layer(entry: Any) -> Any | None:
             raise ImproperlyConfigured(f"The job middleware {entry!r} does not import: {error}.") from error
     if isclass(layer):
         try:
-            return layer()
+            layer = layer()
         except MiddlewareNotUsed:
             return None
-    if not callable(layer) and not isinstance(layer, Middleware):
+    elif not callable(layer) and not isinstance(layer, Middleware):
         raise ImproperlyConfigured(f"The job middleware {entry!r} is neither a class nor a callable.")
+    for name in SYNC_HOOKS:
+        if is_coroutine_callable(hook(layer, name)):
+            raise ImproperlyConfigured(f"{name} of the job middleware {entry!r} must not be a coroutine function.")
     return layer
 
 
@@ -132,6 +142,71 @@ def is_coroutine_callable(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004
+
+
+# -- around the transactions of an attempt --------------------------------------------------------
+
+
+def hooks(layers: Iterable[Any], name: str) -> tuple[Callable[..., Any], ...]:
+    """The layers' own hooks of this name, outermost first."""
+    return tuple(own for layer in layers if (own := hook(layer, name)))
+
+
+def prepare_through(hooks: Sequence[Callable[..., Any]], context: JobContext) -> JobContext:
+    """Run ``process_prepare`` of all layers; the context with what they inject."""
+    innermost = context
+
+    def end(context: JobContext) -> None:
+        nonlocal innermost
+        innermost = context
+
+    call: Handler = end
+    for around in reversed(hooks):
+        call = link(around, call, is_async=False)
+    call(context)
+    return innermost
+
+
+def complete_through(
+    hooks: Sequence[Callable[..., Any]], context: JobContext, outcome: Outcome, write: Callable[[Outcome], Any]
+) -> None:
+    """``write(outcome)`` inside the ``process_complete`` of all layers."""
+    call = write
+    for around in reversed(hooks):
+        call = _complete_link(around, context, call)
+    call(outcome)
+
+
+def _complete_link(
+    around: Callable[..., Any], context: JobContext, call: Callable[[Outcome], Any]
+) -> Callable[[Outcome], Any]:
+    def layer(outcome: Outcome) -> Any:
+        used = False
+
+        def call_next(changed: Outcome | None = None) -> Any:
+            nonlocal used
+            if used:
+                raise MiddlewareError("A middleware called call_next() twice in process_complete.")
+            used = True
+            return call(outcome if changed is None else changed)
+
+        result = around(context, outcome, call_next)
+        if not used:
+            raise MiddlewareError("A middleware returned from process_complete without call_next().")
+        return result
+
+    return layer
+
+
+# -- around claims --------------------------------------------------------------------------------
+
+
+def narrowing(layers: Iterable[Any], worker: WorkerHandle) -> Callable[[QuerySet[Job]], QuerySet[Job]] | None:
+    """``filter_claim`` of all layers, one after the other; None if there is none."""
+    filters = hooks(layers, "filter_claim")
+    if not filters:
+        return None
+    return lambda jobs: reduce(lambda left, narrow: narrow(left, worker), filters, jobs)
 
 
 # -- around enqueueing ----------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import FrozenInstanceError
+from math import isfinite
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..compat import AnyResult, AnyTask, TaskContext
 from ..options import MISSING, default_of
+from ..outcomes import MESSAGE_LENGTH, storable
 
 if TYPE_CHECKING:
     from ..models import Job
@@ -134,8 +136,12 @@ class JobContext(_Context):
         """Say how far the task is: it is shown in the admin and by ``Job.progress``.
 
         Cheap, callable from any thread as often as one likes: about once a second the worker writes the latest.
+        Raise ``ValueError`` for a number that is none.
         """
-        self.worker.note_progress(self.job, done, total, message)
+        for number in (done, total):
+            if number is not None and not isfinite(number):
+                raise ValueError(f"Progress must be told in finite numbers, not {number!r}.")
+        self.worker.note_progress(self.job, done, total, storable(str(message))[:MESSAGE_LENGTH])
 
     def keep_log(self, text: str) -> None:
         """Put the text on record with this attempt, behind what is there already."""

@@ -155,7 +155,10 @@ class Job(models.Model):
         _("options"), null=True, blank=True, help_text=_("The options that were given for this job alone.")
     )
     progress = models.JSONField(
-        _("progress"), null=True, blank=True, help_text=_("How far the latest attempt says it is: done, total, message.")
+        _("progress"),
+        null=True,
+        blank=True,
+        help_text=_("How far the latest attempt says it is: done, total, message."),
     )
     result = models.JSONField(_("result"), null=True, blank=True, help_text=_("What the task returned."))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from queue import SimpleQueue
 
@@ -16,6 +17,7 @@ from django.db import close_old_connections, connections
 from ..backend import announce, is_heard
 from ..compat import AnyResult, task_finished
 from ..lifecycle import Run
+from ..outcomes import Outcome, State
 from ..results import Past, result_of, task_of
 from .execution import Execution
 from .leftovers import roll_back_leftovers
@@ -32,7 +34,8 @@ class Announcer(threading.Thread):
     def put(self, news: Sequence[tuple[Run, str | None]]) -> None:
         """Runs that have ended, each with the status that its job has now; None if its outcome was not written."""
         # An error is announced in any case: Django's receiver writes a line for it at another level.
-        if is_heard(task_finished) or any(run.outcome is None or run.outcome.exception for run, _ in news):
+        errors = any(run.outcome is None or run.outcome.exception for run, _ in news)
+        if errors or is_heard(task_finished) or any(self.execution.followers(run.job) for run, _ in news):
             self._news.put(news)
 
     def close(self) -> None:
@@ -41,13 +44,31 @@ class Announcer(threading.Thread):
     def run(self) -> None:
         while (news := self._news.get()) is not None:
             for run, status in news:
-                if status is not None and status != "READY":
-                    try:
-                        self._announce(run, status)
-                    except Exception:
-                        logger.exception("Nobody could be told that %s has ended.", run.job)
+                if status is not None:
+                    self._follow(run, status)
+                    self._announce_end(run, status)
             close_old_connections()
         connections.close_all()
+
+    def _follow(self, run: Run, status: str) -> None:
+        """``job_finished`` of the layers, innermost first. What one raises keeps no other from its turn."""
+        if not (followers := self.execution.followers(run.job)):
+            return
+        context, outcome = self.execution.context_after(run), as_written(run, status)
+        for hook in followers:
+            try:
+                hook(context, outcome)
+            except Exception:
+                logger.exception("job_finished raised for %s; nothing is changed by that.", run.job)
+            roll_back_leftovers("A layer's job_finished")
+
+    def _announce_end(self, run: Run, status: str) -> None:
+        if status == "READY":
+            return
+        try:
+            self._announce(run, status)
+        except Exception:
+            logger.exception("Nobody could be told that %s has ended.", run.job)
 
     def _announce(self, run: Run, status: str) -> None:
         backend = self.execution.backend_of(run.job)
@@ -81,3 +102,12 @@ class Announcer(threading.Thread):
             traceback=outcome.traceback,
         )
         return result_of(job, (*job.past_attempts, attempt), task_of(job, self.execution.backend_of(job)))
+
+
+def as_written(run: Run, status: str) -> Outcome:
+    """The outcome as the database has it: a job that somebody cancelled meanwhile does not run again."""
+    outcome = run.outcome
+    assert outcome is not None
+    if status == "CANCELLED" and not outcome.final:
+        return replace(outcome, state=State.CANCELLED, status=status)
+    return outcome

@@ -155,8 +155,8 @@ class Claimer(threading.Thread):
             return []
         began = time.monotonic()
         if isolated:
-            return claim(self.lanes.order, room, self.desk.id, self.using, isolated=True)
-        jobs = claim(self.lanes.order, room, self.desk.id, self.using, floors=self.lanes.floors)
+            return claim(self.lanes.order, room, self.desk.id, self.using, isolated=True, only=self.lanes.only)
+        jobs = claim(self.lanes.order, room, self.desk.id, self.using, floors=self.lanes.floors, only=self.lanes.only)
         now = time.monotonic()
         self.lanes.learn(jobs, room, now - began)
         if jobs:
@@ -247,7 +247,9 @@ class Claimer(threading.Thread):
         due = next_due(self.using, self.intake.selector)
         if due is None or due > self.intake.drain:
             self.lanes.look()
-            if not self.lanes.order:
+            if jobs := self._claim(1) if self.lanes.narrow else []:
+                self._dispatch(jobs)
+            elif self.lanes.narrow or not self.lanes.order:
                 self._has_had_enough()
 
     def _has_had_enough(self) -> None:

@@ -105,8 +105,9 @@ class Completer(threading.Thread):
     def _write(self, batch: list[Run]) -> None:
         self._learn(batch)
         # A job that ends while it is being interrupted comes twice; what came first counts.
-        first = {(run.job.id, run.job.token): run for run in reversed(batch)}
+        first = {(run.job.id, run.job.token): run for run in reversed(batch) if not run.is_written}
         statuses = self._statuses(list(first.values()))
+        statuses |= {id(run): run.status for run in batch if run.is_written and run.status}
         news: list[tuple[Run, str | None]] = []
         quiet = not logger.isEnabledFor(logging.DEBUG)
         for run in batch:

@@ -16,10 +16,10 @@ from ..arguments import normalise_result
 from ..backend import JobQueueBackend, announce, is_heard
 from ..backoff import DEFAULT_BACKOFF, delay_before_retry
 from ..compat import AnyResult, AnyTask, task_backends, task_started
-from ..exceptions import Fail, InvalidResult, Retry, Skip, Snooze, TaskTimeout
+from ..exceptions import Fail, InvalidResult, Retry, Skip, Snooze, TaskTimeout, UnknownTask
 from ..interrupts import JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
-from ..middleware.chain import Handler, compose, hook_for, is_coroutine_callable, layers, project_layers
+from ..middleware.chain import Handler, compose, hook_for, hooks, is_coroutine_callable, layers, project_layers
 from ..middleware.context import JobContext, WorkerHandle, _current
 from ..models import Job
 from ..outcomes import Outcome, State, describe, seconds
@@ -27,6 +27,7 @@ from ..registry import effective, is_async, resolve
 from ..results import result_of, task_of
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
+from .stages import Lost, Plan, Stages
 from .timekeeper import Timekeeper
 
 logger = logging.getLogger(__name__)
@@ -38,38 +39,58 @@ class Execution:
     def __init__(self, worker: WorkerHandle, backend: JobQueueBackend, timekeeper: Timekeeper | None = None) -> None:
         self.worker, self.backend = worker, backend
         self.timekeeper = timekeeper or Timekeeper(overdue=lambda run: None)
-        self._handlers: dict[Callable[..., Any], Handler] = {}
+        self._stages = Stages(self, backend.database)
+        self._plans: dict[Callable[..., Any], Plan] = {}
+        self._followers: dict[str, tuple[Callable[..., Any], ...]] = {}
         self._timeouts: dict[str, float | None] = {}
 
     def run(self, run: Run, task: AnyTask) -> None:
         """Run a sync task's job here, in a slot thread."""
-        context = self._begin(run, task)
+        plan, context = self.plan(task), self._begin(run, task)
         token = _current.set(context)
         try:
-            outcome = succeeded(call(self._handler(task), context, run))
-        except BaseException as error:
-            outcome = self._classify(error, run, context)
+            if plan.is_staged:
+                self._stages.run(plan, run, context)
+            else:
+                run.outcome = self.outcome(plan.handler, run, context)
         finally:
             _current.reset(token)
-        run.outcome, run.ended = outcome, time.monotonic()
+        run.ended = run.ended or time.monotonic()
         if self.timekeeper.moments:
             self.timekeeper.forget(run)
 
     async def arun(self, run: Run, task: AnyTask) -> None:
         """Run an async task's job on the event loop; its database calls get a thread of their own."""
-        context = self._begin(run, task)
+        plan, context = self.plan(task), self._begin(run, task)
         token = _current.set(context)
         try:
             async with OwnThread():
-                value = await acall(self._handler(task), context, run)
-            outcome = succeeded(value)
-        except BaseException as error:
-            outcome = self._classify(error, run, context)
+                if plan.is_staged:
+                    await self._stages.arun(plan, run, context)
+                else:
+                    run.outcome = await self.aoutcome(plan.handler, run, context)
         finally:
             _current.reset(token)
-        run.outcome, run.ended = outcome, time.monotonic()
+        run.ended = run.ended or time.monotonic()
         if self.timekeeper.moments:
             self.timekeeper.forget(run)
+
+    def outcome(self, handler: Handler, run: Run, context: JobContext) -> Outcome:
+        """What a sync task's chain comes to."""
+        try:
+            return succeeded(call(handler, context, run))
+        except Lost:
+            raise
+        except BaseException as error:
+            return self.classify(error, run, context)
+
+    async def aoutcome(self, handler: Handler, run: Run, context: JobContext) -> Outcome:
+        try:
+            return succeeded(await acall(handler, context, run))
+        except Lost:
+            raise
+        except BaseException as error:
+            return self.classify(error, run, context)
 
     def overdue(self, run: Run) -> Outcome:
         """What the attempt comes to whose task has been interrupted and does not end."""
@@ -79,10 +100,11 @@ class Execution:
         task = resolve(run.job.task_path)
         timeout = self._timeout(run.job, task)
         error = TaskTimeout(f"The task ran longer than {timeout:g} seconds, was interrupted and {within}.")
-        return self._failed(error, run, self._context(run, task), State.TIMED_OUT)
+        return self._failed(error, run, self.context(run.job, task, lambda: run.stop_reason), State.TIMED_OUT)
 
     def _timeout(self, job: Job, task: AnyTask) -> float | None:
-        timeout: float | None = getattr(task, "timeout", None)
+        timeout: float | None = job.option("timeout") if job.options else None
+        timeout = getattr(task, "timeout", None) if timeout is None else timeout
         if timeout is not None:
             return timeout
         try:
@@ -93,7 +115,7 @@ class Execution:
 
     def _begin(self, run: Run, task: AnyTask) -> JobContext:
         run.started = time.monotonic()
-        context = self._context(run, task)
+        context = self.context(run.job, task, lambda: run.stop_reason)
         if is_heard(task_started):
             announce(task_started, type(self.backend_of(run.job)), context.task_result)
             roll_back_leftovers("A receiver of task_started")
@@ -101,23 +123,35 @@ class Execution:
             self.timekeeper.limit(run, timeout)
         return context
 
-    def _context(self, run: Run, task: AnyTask) -> JobContext:
-        return JobContext(
-            job=run.job,
-            task=task,
-            worker=self.worker,
-            make_result=self._result,
-            stop_reason=lambda: run.stop_reason,
-        )
+    def context(self, job: Job, task: AnyTask, stop_reason: Callable[[], str | None]) -> JobContext:
+        return JobContext(job=job, task=task, worker=self.worker, make_result=self._result, stop_reason=stop_reason)
 
     def _result(self, job: Job) -> AnyResult:
         return result_of(job, job.past_attempts, task_of(job, self.backend_of(job)))
 
-    def _handler(self, task: AnyTask) -> Handler:
-        # handler_for reads the settings each time; while a worker runs they stay
-        if (found := self._handlers.get(task.func)) is None:
-            self._handlers[task.func] = found = handler_for(task)
+    def plan(self, task: AnyTask) -> Plan:
+        # plan_for reads the settings each time; while a worker runs they stay
+        if (found := self._plans.get(task.func)) is None:
+            self._plans[task.func] = found = plan_for(task)
         return found
+
+    def followers(self, job: Job) -> tuple[Callable[..., Any], ...]:
+        """``job_finished`` of the layers around the job, innermost first. Its task may be unknown here."""
+        try:
+            return self._followers[job.task_path]
+        except KeyError:
+            pass
+        try:
+            found = self.plan(resolve(job.task_path)).finished
+        except UnknownTask:
+            found = hooks(project_layers(), "job_finished")[::-1]
+        self._followers[job.task_path] = found
+        return found
+
+    def context_after(self, run: Run) -> JobContext:
+        """The context of an attempt that is over, which may never have begun here."""
+        task = task_of(run.job, self.backend_of(run.job))
+        return self.context(run.job, task, lambda: run.stop_reason)
 
     def backend_of(self, job: Job) -> JobQueueBackend:
         """The backend that enqueued the job; ours, if its alias is no longer in TASKS."""
@@ -129,7 +163,7 @@ class Execution:
 
     # -- what an exception means -----------------------------------------------------------------
 
-    def _classify(self, error: BaseException, run: Run, context: JobContext) -> Outcome:
+    def classify(self, error: BaseException, run: Run, context: JobContext) -> Outcome:
         match error:
             case Skip():
                 return skipped(error)
@@ -271,11 +305,22 @@ def _with_watch(around: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(reversed(found))
 
 
-def handler_for(task: AnyTask) -> Handler:
-    """The task's function inside its chain, composed once for each task and process."""
+def layers_of(task: AnyTask) -> tuple[Any, ...]:
+    """The layers around this task's jobs, outermost first."""
     own: tuple[Any, ...] = getattr(task, "middleware", ())
-    around = (*project_layers(), *layers(own)) if own else project_layers()
-    return _handler(task.func, task.takes_context, is_async(task), around)
+    return (*project_layers(), *layers(own)) if own else project_layers()
+
+
+def plan_for(task: AnyTask) -> Plan:
+    """How this task's jobs are run; the chain is composed once for each task and process."""
+    around, coroutine = layers_of(task), is_async(task)
+    return Plan(
+        handler=_handler(task.func, task.takes_context, coroutine, around),
+        prepare=hooks(around, "process_prepare"),
+        complete=hooks(around, "process_complete"),
+        finished=hooks(around, "job_finished")[::-1],
+        atomic=getattr(task, "atomic", False),
+    )
 
 
 def _parameters(func: Callable[..., Any]) -> tuple[tuple[str, ...], frozenset[str]]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,15 +35,23 @@ class Threads:
     """``slots`` threads that run sync jobs one after another. What is submitted beyond them waits here."""
 
     def __init__(
-        self, slots: int, execution: Execution, done: Done, may_start: Callable[[Run], bool] = lambda run: True
+        self,
+        slots: int,
+        execution: Execution,
+        done: Done,
+        may_start: Callable[[Run], bool] = lambda run: True,
+        lifespan: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        fault: Callable[[], None] = lambda: None,
     ) -> None:
+        """``lifespan`` is around each thread's life; ``fault`` is called if its beginning raises."""
         self.slots, self.execution, self.done, self.may_start = slots, execution, done, may_start
+        self.lifespan, self.fault = lifespan, fault
         self.running: dict[int, Run] = {}  # by thread
         self._here: dict[int, Run] = {}  # from the submission until its end has been told
         self._moved = time.monotonic()
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._serve, name=f"jobqueue-slot-{number + 1}", daemon=True)
+            threading.Thread(target=self._live, name=f"jobqueue-slot-{number + 1}", daemon=True)
             for number in range(slots)
         ]
 
@@ -88,9 +97,18 @@ class Threads:
         for _ in self._threads:
             self._work.put(None)
 
+    def _live(self) -> None:
+        begin_without()
+        try:
+            with self.lifespan():
+                self._serve()
+        except Exception:
+            logger.critical("A thread for jobs cannot begin; the worker stops.", exc_info=True)
+            self.fault()
+        connections.close_all()
+
     def _serve(self) -> None:
         me = threading.get_ident()
-        begin_without()
         while (work := self._work.get()) is not None:
             run, task = work
             if not self.may_start(run):
@@ -107,7 +125,6 @@ class Threads:
                 run.ended = run.ended or time.monotonic()
                 del self.running[me], self._here[id(run)]
                 self.done(run)
-        connections.close_all()
 
 
 class EventLoop:

@@ -8,14 +8,20 @@ takes. What came back in line below the floor is found by the next look.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from ..dialects import Lane
+from django.db import DatabaseError, InterfaceError
+from django.db.models import QuerySet
+
+from ..dialects import ANY, Filter, Lane
 from ..lifecycle import QueueSelector, in_order, lanes_in_order, notify, peek, promote
-from ..lifecycle.claim import note_queues
+from ..lifecycle.claim import narrowed, note_queues
 from ..models import Job
+
+logger = logging.getLogger(__name__)
 
 NEVER = float("-inf")
 
@@ -30,6 +36,10 @@ class Lanes:
 
     def __init__(self, selector: QueueSelector, using: str) -> None:
         self.selector, self.using = selector, using
+        #: Leaves out jobs that this worker shall not claim, if anybody wants that.
+        self.narrow: Callable[[QuerySet[Job]], QuerySet[Job]] | None = None
+        #: What is to be claimed of the jobs in the lanes.
+        self.only: Filter = ANY
         #: Lanes that may have jobs, the best first.
         self.order: list[Lane] = []
         self._floors: dict[Lane, int] = {}
@@ -100,6 +110,7 @@ class Lanes:
             if promoted > 1:
                 notify.look(self.using)  # other workers may have looked in the same moment, and gone to sleep
         self._turn += 1
+        in_line = in_line and self._narrow()
         self.order = lanes_in_order(self.selector, self.using, self._turn) if in_line else []
         if in_line:
             self._floors.clear()  # what has been left behind is taken along now
@@ -108,6 +119,20 @@ class Lanes:
         self._due_at = None if due_in is None else now + due_in
         self._look_at, self._fresh, self._put_off = None, True, False
         self._not_before = now + SHARE * (now - began)
+
+    def _narrow(self) -> bool:
+        """Ask what to claim; False: nothing, for now."""
+        if self.narrow is None:
+            return True
+        try:
+            only = narrowed(self.narrow, self.using)
+        except (DatabaseError, InterfaceError):
+            raise
+        except Exception:
+            logger.exception("filter_claim raised; nothing is claimed for a moment.")
+            return False
+        self.only = ANY if only is None else only
+        return only is not None
 
     def _note_queues(self) -> None:
         if new := {lane.queue_name for lane in self.order} - self._known_queues:

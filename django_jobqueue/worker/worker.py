@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
@@ -17,7 +18,9 @@ from ..backend import JobQueueBackend
 from ..dialects import Lane
 from ..interrupts import JobCancelled, WorkerShutdown
 from ..lifecycle import Run, register, sign_off
-from ..middleware.chain import project_layers
+from ..middleware.chain import narrowing, project_layers
+from ..middleware.lifespan import Lifespan
+from ..models import Job
 from .announcer import Announcer
 from .claimer import Claimer, Intake
 from .completer import Completer, human
@@ -72,10 +75,19 @@ class Worker:
         self.exit_code = 0
         self.desk = Desk(self.using)
         self.timekeeper = Timekeeper(self._overdue, timeout_grace)
+        #: For layers to put on what the process shares.
+        self.state = SimpleNamespace()
         execution = self.execution = Execution(self, backend, self.timekeeper)
         #: Runs that have been written off although their tasks still run: the process cannot end in peace.
         self.stuck: list[Run] = []
-        self.threads = Threads(threads, execution, self._ended, self._may_start)
+        self.threads = Threads(
+            threads,
+            execution,
+            self._ended,
+            self._may_start,
+            lifespan=lambda: Lifespan(project_layers(), "thread_lifespan", self),
+            fault=self._break_down,
+        )
         self.loop = EventLoop(async_slots, execution, self._ended, self._is_lost)
         self.paces = {False: Pace(self.threads), True: Pace(self.loop)}
         self.completer = Completer(
@@ -101,6 +113,11 @@ class Worker:
 
     def run(self) -> bool:
         """Work until stopped or drained. True if all ended well; False if jobs had to be left running in threads."""
+        self._get_ready()
+        with Lifespan(project_layers(), "worker_lifespan", self):
+            return self._live()
+
+    def _live(self) -> bool:
         self._boot()
         began = time.monotonic()
         try:
@@ -115,6 +132,9 @@ class Worker:
     def stop(self) -> None:
         """Claim nothing more, let the running jobs end, give the others back. Callable from anywhere, any time."""
         self.desk.stop()
+
+    def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None:
+        self.desk.note_progress(job, done, total, message)
 
     def stop_at_once(self) -> None:
         """Do not wait for running jobs: they are recorded as interrupted and run again, at no cost."""
@@ -143,11 +163,14 @@ class Worker:
 
     # -- start -----------------------------------------------------------------------------------
 
-    def _boot(self) -> None:
+    def _get_ready(self) -> None:
         autodiscover_modules("tasks")
-        project_layers()  # a middleware that cannot be made must end the worker before it takes a job
+        # a middleware that cannot be made must end the worker before it takes a job
+        self.claimer.lanes.narrow = narrowing(project_layers(), self)
         if self.memory_is_short:
             raise ImproperlyConfigured(f"Without any job the worker has {resident():.0f} MiB, more than --max-memory.")
+
+    def _boot(self) -> None:
         self._sign_on()
         connections[self.using].close()  # the next who needs it is the end, and idle connections do not last
         self._introduce()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from django.utils import timezone
@@ -22,6 +23,11 @@ class Boss:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.state = SimpleNamespace()
+        self.progress: list[tuple[Any, ...]] = []
+
+    def note_progress(self, job: Job, *values: Any) -> None:
+        self.progress.append((job.pk, *values))
 
     def stop(self) -> None:
         self.stopped = True

@@ -349,7 +349,7 @@ def test_an_interrupt_comes_through_layers_of_either_kind(pool, made, around, no
         assert time.monotonic() - began < 3
         assert told(run.outcome) == ends
         eventually(lambda: sorted(NOTES) == sorted(notes))
-    one.execution._handlers.clear()
+    one.execution._plans.clear()
     again = tuple(layer for layer in around if layer not in (sleeping_layer, spinning_layer))
     assert told(one.run(made, 0.01, middleware=again)[0]) == ("succeeded", "SUCCESSFUL")
 
