@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django.conf import settings
-from django.db import close_old_connections, reset_queries
+from django.db import connections, reset_queries
 from django.db.backends.signals import connection_created
 
 from .base import Middleware
@@ -23,17 +23,24 @@ class DatabaseConnections(Middleware):
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         if settings.DEBUG:  # else nothing was logged
             reset_queries()
-        if not has_none():
-            close_old_connections()
+        close_old_ones()
         try:
             return call_next()
         finally:
-            if not has_none():
-                close_old_connections()
+            close_old_ones()
 
     async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
         # The database calls of an async job run in a thread that is made for it, and end with it.
         return await call_next()
+
+
+def close_old_ones() -> None:
+    """As at the end of a request; but a transaction that is open belongs to somebody: an atomic task, an outer layer."""
+    if has_none():
+        return
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 # Looking for connections in a thread that has none takes longer than all else that is done around a short job.
