@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from inspect import isfunction
 from typing import Any
 
 import django
@@ -13,10 +14,12 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from .conf import BACKEND_PATH, Options, backend_aliases, backend_options, middleware_paths
+from .conf import BACKEND_PATH, Options, backend_aliases, backend_options, middleware_paths, option_defaults
 from .dialects import get_dialect
 from .middleware.chain import make_layer
 from .middleware.database_connections import DatabaseConnections
+from .options import checked
+from .task import declared
 
 SQLITE_OPTIONS = (
     '"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
@@ -27,7 +30,7 @@ SERVERS = {"postgresql": (14, 0), "mysql": (8, 0, 11), "mariadb": (10, 6)}
 
 @register
 def check_installation(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    return [*_backend(), *_backport(), *_middleware(), *_time_zones()]
+    return [*_backend(), *_backport(), *_middleware(), *_defaults(), *_tasks(), *_time_zones()]
 
 
 @register(Tags.database)
@@ -79,7 +82,7 @@ def _middleware() -> Iterator[CheckMessage]:
             id="jobqueue.E006",
         )
         return
-    layers = []
+    layers: list[Any] = []
     for path in middleware_paths():
         try:
             layers.append(make_layer(path))
@@ -97,6 +100,69 @@ def _middleware() -> Iterator[CheckMessage]:
             hint="Put 'django_jobqueue.middleware.database_connections.DatabaseConnections' first in the list.",
             id="jobqueue.W007",
         )
+
+    yield from _requirements(layers)
+    for what in ("provides", "options"):
+        yield from _claimed_twice(layers, what)
+
+
+def _requirements(layers: Sequence[Any]) -> Iterator[CheckMessage]:
+    before: set[str] = set()
+    for layer in layers:
+        name = _path_of(layer)
+        for path in getattr(layer, "requires", ()):
+            if path not in before:
+                yield Error(
+                    f"The job middleware {name!r} requires {path!r} to stand before it in JOBQUEUE_MIDDLEWARE.",
+                    hint=f"Put {path!r} in front of it.",
+                    id="jobqueue.E013",
+                )
+        before.add(name)
+
+
+def _claimed_twice(layers: Sequence[Any], what: str) -> Iterator[CheckMessage]:
+    owners: dict[str, str] = {}
+    for layer in layers:
+        for name in getattr(layer, what, ()):
+            first = owners.setdefault(name, _path_of(layer))
+            if first != _path_of(layer):
+                yield Error(
+                    f"The job middlewares {first!r} and {_path_of(layer)!r} both have {name!r} in their {what}.",
+                    hint="Rename one of the two, or leave one of the layers out of JOBQUEUE_MIDDLEWARE.",
+                    id="jobqueue.E014",
+                )
+
+
+def _path_of(layer: Any) -> str:
+    kind = layer if isfunction(layer) else type(layer)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _defaults() -> Iterator[CheckMessage]:
+    value = option_defaults()
+    hint = 'Write JOBQUEUE_DEFAULTS = {"option": value} with options of the layers in JOBQUEUE_MIDDLEWARE.'
+    if not isinstance(value, Mapping):
+        yield Error(f"JOBQUEUE_DEFAULTS must be a dictionary, not {value!r}.", hint=hint, id="jobqueue.E015")
+        return
+    for name, default in value.items():
+        try:
+            checked({name: default}, where="JOBQUEUE_DEFAULTS: ")
+        except (TypeError, ValueError) as error:
+            yield Error(str(error), hint=hint, id="jobqueue.E015")
+
+
+def _tasks() -> Iterator[CheckMessage]:
+    """Tasks that were declared before their layers could be imported: what they say is looked at now."""
+    for task in tuple(declared.values()):
+        options = getattr(task, "options", {})
+        try:
+            checked(options, getattr(task, "middleware", ()), f"{task.module_path}: ")
+        except (TypeError, ValueError) as error:
+            yield Error(
+                str(error),
+                hint="Take the option out of @task(…), or put its layer into JOBQUEUE_MIDDLEWARE.",
+                id="jobqueue.E016",
+            )
 
 
 def _time_zones() -> Iterator[CheckMessage]:

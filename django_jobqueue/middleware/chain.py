@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from ..conf import middleware_paths
 from ..exceptions import MiddlewareError
 from ..outcomes import Outcome
+from ..task import declared, observers
 from .base import Middleware
 from .context import JobContext, WorkerHandle
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 Handler = Callable[[JobContext], Any]
 #: Django's transactions are sync, and so is what has to do with them or with threads.
 SYNC_HOOKS = (
-    "process_enqueue process_prepare process_complete job_finished filter_claim worker_lifespan thread_lifespan"
+    "task_declared process_enqueue filter_claim process_prepare process_complete job_finished "
+    "worker_lifespan thread_lifespan"
 ).split()
 Save = Callable[[list["Job"]], list["Job"]]
 
@@ -65,7 +67,18 @@ def layers(entries: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def project_layers() -> tuple[Any, ...]:
-    return layers(tuple(middleware_paths()))
+    return _project(tuple(middleware_paths()))
+
+
+@lru_cache(maxsize=64)
+def _project(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The layers, each told of all tasks: of those that are there already now, of others when they are declared."""
+    found = layers(entries)
+    for tell in hooks(found, "task_declared"):
+        for task in tuple(declared.values()):
+            tell(task)
+        observers.append(tell)
+    return found
 
 
 def hook(layer: Any, name: str) -> Callable[..., Any] | None:

@@ -35,7 +35,7 @@ class DatabaseConnections(Middleware):
 
 
 def close_old_ones() -> None:
-    """As at the end of a request; but a transaction that is open belongs to somebody: an atomic task, an outer layer."""
+    """As at the end of a request; a transaction that is open belongs to an atomic task or to an outer layer."""
     if has_none():
         return
     for connection in connections.all(initialized_only=True):
