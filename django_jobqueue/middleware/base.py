@@ -74,6 +74,13 @@ class Middleware:
         """
         return call_next()
 
+    def completes(self, context: JobContext) -> bool:
+        """Is ``process_complete`` wanted for this job? Asked before the job runs.
+
+        Outcomes that no layer completes are written many at a time, which is several times as fast.
+        """
+        return True
+
     def process_complete(self, context: JobContext, outcome: Outcome, call_next: Callable[..., Any]) -> Any:
         """In the transaction that writes the outcome: what it does there is committed with the outcome or not at all.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -60,14 +60,30 @@ class Plan:
         return bool(self.prepare or self.complete or self.atomic)
 
 
+def for_this_job(plan: Plan, context: JobContext) -> Plan:
+    """The plan without the completions that their layers do not want for this job."""
+    wanted = tuple(hook for hook in plan.complete if wants(hook, context))
+    return plan if len(wanted) == len(plan.complete) else replace(plan, complete=wanted)
+
+
+def wants(hook: Callable[..., Any], context: JobContext) -> bool:
+    ask = getattr(hook.__self__, "completes", None)  # type: ignore[attr-defined]
+    try:
+        return ask is None or bool(ask(context))
+    except Exception:
+        logger.exception("completes() raised for %s; its process_complete is taken to be wanted.", context.job)
+        return True
+
+
 class Stages:
     def __init__(self, execution: Execution, using: str) -> None:
         self.execution, self.using = execution, using
 
     def run(self, plan: Plan, run: Run, context: JobContext) -> None:
         """Run a sync task's job and, unless a hook or the database prevents it, write what it came to."""
-        self._refresh_connection()
         try:
+            plan = for_this_job(plan, context)
+            self._refresh_connection()
             if plan.atomic:
                 self._run_in_one(plan, run, context)
             else:
@@ -85,6 +101,7 @@ class Stages:
             return await plan.handler(context)
 
         try:
+            plan = for_this_job(plan, context)
             outcome = await self.execution.aoutcome(prepare_and_run, run, context)
             if plan.complete:
                 await sync_to_async(self._complete)(plan, run, context, outcome)

@@ -106,6 +106,17 @@ class Changes(Middleware):
             call_next(outcome.replace(delay=500.0, queue_name="later", priority=7))
 
 
+class Choosy(Audit):
+    """Completes only what asks for it."""
+
+    options = {"audited": False}
+
+    def completes(self, context):
+        if context.option("audited") == "who knows":
+            raise LookupError("no idea")
+        return context.option("audited")
+
+
 class Loud(Middleware):
     def job_finished(self, context, outcome):
         notes.append("loud")
@@ -285,6 +296,20 @@ def loses_itself():
     runs.append(1)
     if len(runs) == 1:
         lose(current_job().job)
+
+
+@both
+def test_a_layer_says_for_which_jobs_it_completes(settings, made):
+    settings.JOBQUEUE_MIDDLEWARE = layers("Choosy")
+    enqueue(made, "hello")
+    drain()
+    assert effects() == ["prepared", "task"]
+    enqueue(made.using(audited=True), "hello")
+    drain()
+    assert effects() == ["completed: succeeded", "prepared", "prepared", "task", "task"]
+    enqueue(made.using(audited="who knows"), "hello")
+    drain()
+    assert effects().count("completed: succeeded") == 2, "in doubt it is asked"
 
 
 # -- job_finished ---------------------------------------------------------------------------------
