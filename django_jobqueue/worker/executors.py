@@ -134,7 +134,7 @@ class EventLoop:
         self, slots: int, execution: Execution, done: Done, is_lost: Callable[[Run], bool | None] = lambda run: False
     ) -> None:
         self.slots, self.execution, self.done, self.is_lost = slots, execution, done, is_lost
-        self.running: dict[int, Run] = {}  # by job
+        self.running: dict[int, Run] = {}  # by run: the next attempt of a job may come before the last one has left
         self._waiting: deque[Work] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
@@ -217,7 +217,7 @@ class EventLoop:
             run, task = self._waiting.popleft()
         if not lost:
             self._moved = time.monotonic()
-            self.running[run.job.pk] = run
+            self.running[id(run)] = run
             running = make_task(self._run(run, task), asyncio.get_running_loop(), self._context.copy())
             if not running.done():
                 self._tasks.add(running)  # the loop itself keeps only a weak reference
@@ -230,7 +230,7 @@ class EventLoop:
         except BaseException as error:
             fail(run, error)
         finally:
-            del self.running[run.job.pk]
+            del self.running[id(run)]
             self.done(run)
             if not self._filling:
                 self._fill()

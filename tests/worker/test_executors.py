@@ -96,6 +96,16 @@ def test_a_run_comes_back_with_its_outcome(pool, kind, made, waits):
 
 
 @threads_and_loop
+def test_two_attempts_of_one_job_both_come_back(pool, kind, made, waits, eventually):
+    """The first may have been written, and the job been claimed again, before it has left the executor."""
+    one = pool(kind, 2)
+    submitted = [one.submit(waits, pk=1, attempts=number) for number in (1, 2)]
+    eventually(lambda: len(one.executor.running) == 2)
+    GATE.set()
+    assert {id(one.result()) for _ in range(2)} == set(map(id, submitted)) and one.executor.load == 0
+
+
+@threads_and_loop
 def test_no_more_run_at_once_than_there_are_slots(pool, kind, made, waits, eventually):
     one = pool(kind, 2)
     for pk in range(5):
