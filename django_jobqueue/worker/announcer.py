@@ -34,8 +34,11 @@ class Announcer(threading.Thread):
     def put(self, news: Sequence[tuple[Run, str | None]]) -> None:
         """Runs that have ended, each with the status that its job has now; None if its outcome was not written."""
         # An error is announced in any case: Django's receiver writes a line for it at another level.
-        errors = any(run.outcome is None or run.outcome.exception for run, _ in news)
-        if errors or is_heard(task_finished) or any(self.execution.followers(run.job) for run, _ in news):
+        if (
+            self.execution.has_followers
+            or is_heard(task_finished)
+            or any(run.outcome is None or run.outcome.exception for run, _ in news)
+        ):
             self._news.put(news)
 
     def close(self) -> None:

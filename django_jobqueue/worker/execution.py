@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from inspect import Parameter, signature
 from typing import Any
 
@@ -133,7 +133,13 @@ class Execution:
         # plan_for reads the settings each time; while a worker runs they stay
         if (found := self._plans.get(task.func)) is None:
             self._plans[task.func] = found = plan_for(task)
+            self.has_followers = self.has_followers or bool(found.finished)  # a layer of the task alone
         return found
+
+    @cached_property
+    def has_followers(self) -> bool:
+        """Has any layer a ``job_finished``, as far as is known?"""
+        return bool(hooks(project_layers(), "job_finished"))
 
     def followers(self, job: Job) -> tuple[Callable[..., Any], ...]:
         """``job_finished`` of the layers around the job, innermost first. Its task may be unknown here."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -54,10 +54,11 @@ class Plan:
     #: Innermost first, as with all that comes after.
     finished: tuple[Callable[..., Any], ...] = ()
     atomic: bool = False
+    #: Has it transactions of its own? Asked for each job.
+    is_staged: bool = field(init=False)
 
-    @property
-    def is_staged(self) -> bool:
-        return bool(self.prepare or self.complete or self.atomic)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_staged", bool(self.prepare or self.complete or self.atomic))
 
 
 def for_this_job(plan: Plan, context: JobContext) -> Plan:
