@@ -8,7 +8,7 @@ import pytest
 from django.db import connection, transaction
 
 from django_jobqueue import Fail, Retry, Skip, task
-from django_jobqueue.compat import InvalidTask
+from django_jobqueue.compat import InvalidTask, task_started
 from django_jobqueue.lifecycle import cancel, reap
 from django_jobqueue.middleware import Middleware, current_job
 from django_jobqueue.models import Attempt, Job
@@ -289,6 +289,25 @@ def test_g4_an_attempt_that_was_lost_completes_nothing(settings):
     assert worker.counts["lost"] == 1
     assert effects() == ["completed: succeeded", "prepared", "prepared"], "the first run has completed nothing"
     assert outcomes(job) == ["succeeded"]
+
+
+@both
+def test_g4_an_attempt_that_was_lost_before_it_began_prepares_nothing(settings, made):
+    settings.JOBQUEUE_MIDDLEWARE = layers("Audit")
+    job = enqueue(made, "hello")
+
+    def lose_the_first(sender, **others):
+        if not notes:
+            notes.append("lost")
+            lose(job)
+
+    task_started.connect(lose_the_first)
+    try:
+        drain()
+    finally:
+        task_started.disconnect(lose_the_first)
+    assert len(runs) == 1 and fresh(job).status == "SUCCESSFUL"
+    assert effects() == ["completed: succeeded", "prepared", "task"]
 
 
 @task
