@@ -10,7 +10,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..compat import AnyResult, AnyTask, TaskContext
-from ..options import MISSING, default_of
+from ..options import in_force
 from ..outcomes import MESSAGE_LENGTH, storable
 
 if TYPE_CHECKING:
@@ -113,17 +113,7 @@ class JobContext(_Context):
 
         What has been said counts, None and 0 too.
         """
-        given = self.job.option(name, MISSING)
-        if given is not MISSING:
-            return given
-        declared: Mapping[str, Any] = getattr(self.task, "options", _NOTHING)
-        if name in declared:
-            return declared[name]
-        own = getattr(self.task, name, None)
-        if own is not None:
-            return own
-        found = default_of(name, getattr(self.task, "middleware", ()))
-        return default if found is MISSING else found
+        return in_force(self.job, self.task, name, default)
 
     def should_stop(self) -> str | None:
         """Why the task should end early: ``"cancel"``, ``"timeout"``, ``"shutdown"``, ``"lost"``; None to go on.
