@@ -40,6 +40,8 @@ class WorkerHandle(Protocol):
 
     def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None: ...
 
+    def interrupt_on_stop(self, job: Job) -> None: ...
+
 
 def _never() -> str | None:
     return None
@@ -136,6 +138,10 @@ class JobContext(_Context):
     def keep_log(self, text: str) -> None:
         """Put the text on record with this attempt, behind what is there already."""
         self.job.attempt_log += text
+
+    def interrupt_on_stop(self) -> None:
+        """Let the task be interrupted (``WorkerShutdown``) as soon as the worker begins to stop, not after its grace."""
+        self.worker.interrupt_on_stop(self.job)
 
     def stop_worker(self) -> None:
         """Let the worker finish what it runs, and end. Callable from any thread."""
