@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 
 from ..models import Job, Permit
+from ..outcomes import State
 from .base import Middleware
 from .context import JobContext
 from .limits import Gate, clean_key, key_of, pass_or_snooze
@@ -17,6 +20,8 @@ from .limits import Gate, clean_key, key_of, pass_or_snooze
 GUESS = 0.1
 #: A slot may become free earlier than anybody expects: nobody waits for longer than this many seconds at a time.
 LONGEST = 30.0
+#: By which factor it waits longer each time that it has waited for nothing.
+SLOWER = 1.5
 #: The share of the newest value in the mean.
 NEWEST = 0.3
 
@@ -78,8 +83,16 @@ def take_slot(gate: Gate, most: int) -> float | None:
         gate.admit()
         return None
     ages = [(gate.now - permit.taken_at).total_seconds() for permit in held]
-    expected = max(limit.hold or GUESS, sum(ages) / len(ages))
-    return gate.line_up(0.0, expected / most + 0.01, LONGEST)
+    step = max(limit.hold or GUESS, sum(ages) / len(ages)) / most + 0.01
+    if tries := waited(job):  # it came when it was told to, and was a little early: it need not queue again
+        return min(LONGEST, step * SLOWER**tries) * random.uniform(0.5, 1.0)
+    return gate.line_up(0.0, step, LONGEST)
+
+
+def waited(job: Job) -> int:
+    """How often in a row the job has been put back by now."""
+    outcomes = [attempt.outcome for attempt in job.past_attempts]
+    return sum(1 for _ in takewhile(State.SNOOZED.__eq__, reversed(outcomes)))
 
 
 def _holders(ids: set[int], using: str) -> dict[int, Holder]:

@@ -140,7 +140,7 @@ class JobContext(_Context):
         self.job.attempt_log += text
 
     def interrupt_on_stop(self) -> None:
-        """Let the task be interrupted (``WorkerShutdown``) as soon as the worker begins to stop, not after its grace."""
+        """Let ``WorkerShutdown`` interrupt the task as soon as the worker begins to stop, not after its grace."""
         self.worker.interrupt_on_stop(self.job)
 
     def stop_worker(self) -> None:

@@ -1,4 +1,4 @@
-"""Limits: what RateLimit and Concurrency have in common: a key, its row's lock, and what becomes of a job that waits."""
+"""Limits: what RateLimit and Concurrency share: a key, its row's lock, and what becomes of a job that waits."""
 
 from __future__ import annotations
 

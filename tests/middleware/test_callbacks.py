@@ -140,7 +140,9 @@ def test_nothing_is_enqueued_for_jobs_without_callbacks():
 def test_an_unstorable_result_is_a_failure_without_attempts_used_up():
     enqueue(sync_task.using(**ALL), "unstorable")
     drain()
-    assert [(what, error["type"]) for what, _, error in told] == [("failure", "django_jobqueue.exceptions.InvalidResult")]
+    assert [(what, error["type"]) for what, _, error in told] == [
+        ("failure", "django_jobqueue.exceptions.InvalidResult")
+    ]
 
 
 def test_a_timeout_is_a_failure():

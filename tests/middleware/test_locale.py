@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import timedelta, timezone as fixed
+from datetime import timedelta
+from datetime import timezone as fixed
 from zoneinfo import ZoneInfo
 
 import pytest

@@ -127,8 +127,7 @@ def test_one_that_cannot_be_stored_at_all_fails_as_ever():
 
 @pytest.mark.parametrize(
     "given",
-    [{"store_result": 1}, {"result_max_size": 0}, {"result_max_size": True}, {"result_max_size": 1.5}]
-    + [{"result_overflow": "explode"}],
+    [*({"result_max_size": value} for value in (0, True, 1.5)), {"store_result": 1}, {"result_overflow": "explode"}],
     ids=str,
 )
 def test_values_that_cannot_be_are_refused(given):

@@ -39,7 +39,7 @@ def told(then):
         return "in order"
     if then == "fail":
         raise ValueError("made of it") from None
-    raise  # noqa: PLE0704
+    raise
 
 
 def work(seconds, then="pass"):
