@@ -11,13 +11,16 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from .compat import Task
+from .compat import AnyTask, Task
 from .conf import middleware_paths, option_defaults
+
+if TYPE_CHECKING:
+    from .models import Job
 
 #: Stands for "nobody has said anything", which None does not.
 MISSING: Any = object()
@@ -49,6 +52,21 @@ def default_of(name: str, own_layers: tuple[Any, ...] = ()) -> Any:
         return defaults[name]
     layer = owner_of(name, own_layers)
     return MISSING if layer is None else layer.options[name]
+
+
+def in_force(job: Job, task: AnyTask, name: str, default: Any = None) -> Any:
+    """The value that counts for this job of this task; ``default`` if nobody knows the option."""
+    given = job.option(name, MISSING)
+    if given is not MISSING:
+        return given
+    declared: Mapping[str, Any] = getattr(task, "options", {})
+    if name in declared:
+        return declared[name]
+    own = getattr(task, name, None)
+    if own is not None:
+        return own
+    found = default_of(name, getattr(task, "middleware", ()))
+    return default if found is MISSING else found
 
 
 #: What may be raised by a layer that cannot be imported yet: tasks are often declared before their layers can be.

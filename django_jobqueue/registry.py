@@ -13,7 +13,7 @@ from django.apps import apps
 from django.conf import settings
 
 from .compat import AnyTask, Task
-from .exceptions import UnknownTask
+from .exceptions import Fail, InvalidResult, Retry, UnknownTask
 
 
 @lru_cache(maxsize=4096)
@@ -63,3 +63,15 @@ def effective(task: AnyTask, name: str, default: Any) -> Any:
     """The task's option if it has one, else ``default``: a plain Django task has none of ours."""
     value = getattr(task, name, None)
     return default if value is None else value
+
+
+def is_retried(error: BaseException, task: AnyTask) -> bool:
+    """Does the task want another attempt after this exception, if it has any left?"""
+    if isinstance(error, Fail | InvalidResult):
+        return False
+    if isinstance(error, Retry):
+        return True
+    if isinstance(error, effective(task, "give_up_on", ())):
+        return False
+    retry_on = effective(task, "retry_on", ())
+    return not retry_on or isinstance(error, retry_on)

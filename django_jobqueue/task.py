@@ -20,7 +20,7 @@ from .compat import (
 )
 from .conf import is_count
 from .options import as_data, checked, checked_names
-from .outcomes import seconds
+from .outcomes import LONGEST_DELAY, seconds
 from .registry import is_async
 
 P = ParamSpec("P")
@@ -174,7 +174,9 @@ def check_options(task: JobTask[..., Any]) -> None:
     if task.max_attempts is not None and not is_count(task.max_attempts):
         complain(f"max_attempts must be a whole number from 1 to 32767, not {task.max_attempts!r}.")
     if task.timeout is not None and (
-        isinstance(task.timeout, bool) or not isinstance(task.timeout, int | float) or task.timeout <= 0
+        isinstance(task.timeout, bool)
+        or not isinstance(task.timeout, int | float)
+        or not 0 < task.timeout <= LONGEST_DELAY  # false for NaN too
     ):
         complain(f"timeout must be a positive number of seconds, not {task.timeout!r}.")
     if task.backoff is not None:

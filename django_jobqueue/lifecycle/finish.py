@@ -34,6 +34,8 @@ class Run:
     outcome: Outcome | None = None
     stop_reason: str | None = None
     is_async: bool = False
+    #: Shall it be interrupted as soon as its worker begins to stop?
+    interrupt_on_stop: bool = False
     #: Has its outcome been written already, by the thread that ran it? ``status`` is the job's then, None if it was
     #: not ours any more.
     is_written: bool = False

@@ -8,10 +8,12 @@ from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
-from ..models import Attempt, Job, Worker
+from ..models import Attempt, Job, Limit, Permit, Worker
 from ..models.job import FINISHED
 
 BATCH = 2000
+#: A limit's longest period is a day: what is older counts no more.
+LIMITS_KEPT = timedelta(days=2)
 
 
 def prune(older_than: float, using: str = "default", *, batches: int | None = None) -> int:
@@ -35,6 +37,7 @@ def prune(older_than: float, using: str = "default", *, batches: int | None = No
         here = seen[-1][0]
         batches = None if batches is None else batches - 1
     _delete_workers(age, using)
+    _delete_limits(using)
     return deleted
 
 
@@ -56,3 +59,20 @@ def _delete_workers(age: timedelta, using: str) -> None:
     """Workers that ended so long ago: attempts that name them are gone as well."""
     held = Job.objects.using(using).running().filter(worker_id=OuterRef("pk"))
     Worker.objects.using(using).gone().filter(stopped_at__lt=Now() - age).exclude(Exists(held)).delete()
+
+
+def _delete_limits(using: str) -> None:
+    """Keys of limits that nobody uses any more, unless a job still runs under them."""
+    rows = Limit.objects.using(using).filter(used_at__lt=Now() - LIMITS_KEPT)
+    holder = Job.objects.using(using).running().filter(pk=OuterRef("job_id"), token=OuterRef("token"))
+
+    def delete() -> None:
+        # locked: whoever wants to start under a key waits, and makes a new row
+        keys = list(rows.select_for_update().order_by("used_at").values_list("pk", flat=True)[:BATCH])
+        permits = Permit.objects.using(using).filter(key__in=keys)
+        idle = set(keys).difference(permits.filter(Exists(holder)).values_list("key", flat=True))
+        Permit.objects.using(using).filter(key__in=idle)._raw_delete(using)
+        Limit.objects.using(using).filter(pk__in=idle)._raw_delete(using)
+
+    if rows.exists():
+        get_dialect(using).transact(delete)

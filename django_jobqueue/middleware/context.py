@@ -10,7 +10,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..compat import AnyResult, AnyTask, TaskContext
-from ..options import MISSING, default_of
+from ..options import in_force
 from ..outcomes import MESSAGE_LENGTH, storable
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class WorkerHandle(Protocol):
     def stop(self) -> None: ...
 
     def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None: ...
+
+    def interrupt_on_stop(self, job: Job) -> None: ...
 
 
 def _never() -> str | None:
@@ -113,17 +115,7 @@ class JobContext(_Context):
 
         What has been said counts, None and 0 too.
         """
-        given = self.job.option(name, MISSING)
-        if given is not MISSING:
-            return given
-        declared: Mapping[str, Any] = getattr(self.task, "options", _NOTHING)
-        if name in declared:
-            return declared[name]
-        own = getattr(self.task, name, None)
-        if own is not None:
-            return own
-        found = default_of(name, getattr(self.task, "middleware", ()))
-        return default if found is MISSING else found
+        return in_force(self.job, self.task, name, default)
 
     def should_stop(self) -> str | None:
         """Why the task should end early: ``"cancel"``, ``"timeout"``, ``"shutdown"``, ``"lost"``; None to go on.
@@ -146,6 +138,10 @@ class JobContext(_Context):
     def keep_log(self, text: str) -> None:
         """Put the text on record with this attempt, behind what is there already."""
         self.job.attempt_log += text
+
+    def interrupt_on_stop(self) -> None:
+        """Let ``WorkerShutdown`` interrupt the task as soon as the worker begins to stop, not after its grace."""
+        self.worker.interrupt_on_stop(self.job)
 
     def stop_worker(self) -> None:
         """Let the worker finish what it runs, and end. Callable from any thread."""

@@ -2,7 +2,8 @@
 
 from .attempt import Attempt
 from .job import Job
+from .limit import Limit, Permit
 from .queue import Queue
 from .worker import Worker
 
-__all__ = ["Attempt", "Job", "Queue", "Worker"]
+__all__ = ["Attempt", "Job", "Limit", "Permit", "Queue", "Worker"]

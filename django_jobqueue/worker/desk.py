@@ -64,6 +64,12 @@ class Desk:
         if job.token is not None:
             self._progress[job.pk] = Progress(job.pk, job.token, done, total, message)
 
+    def interrupt_on_stop(self, job: Job) -> None:
+        """The task wants to know at once that the worker stops."""
+        run = self.runs.get(job.pk)
+        if run is not None and run.job is job:
+            run.interrupt_on_stop = True
+
     def take_progress(self) -> list[Progress]:
         """What is new of the jobs that are still held here."""
         news, self._progress = self._progress, {}

@@ -16,14 +16,15 @@ from ..arguments import normalise_result
 from ..backend import JobQueueBackend, announce, is_heard
 from ..backoff import DEFAULT_BACKOFF, delay_before_retry
 from ..compat import AnyResult, AnyTask, task_backends, task_started
-from ..exceptions import Fail, InvalidResult, Retry, Skip, Snooze, TaskTimeout, UnknownTask
+from ..exceptions import InvalidResult, Retry, Skip, Snooze, TaskTimeout, UnknownTask
 from ..interrupts import JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
+from ..middleware.base import Middleware
 from ..middleware.chain import Handler, compose, hook_for, hooks, is_coroutine_callable, layers, project_layers
 from ..middleware.context import JobContext, WorkerHandle, _current
 from ..models import Job
 from ..outcomes import Outcome, State, describe, seconds
-from ..registry import effective, is_async, resolve
+from ..registry import effective, is_async, is_retried, resolve
 from ..results import result_of, task_of
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
@@ -215,18 +216,6 @@ class Execution:
             return delay_before_retry(DEFAULT_BACKOFF, error, context.task_result)
 
 
-def is_retried(error: BaseException, task: AnyTask) -> bool:
-    """Does the task want another attempt after this exception, if it has any left?"""
-    if isinstance(error, Fail | InvalidResult):
-        return False
-    if isinstance(error, Retry):
-        return True
-    if isinstance(error, effective(task, "give_up_on", ())):
-        return False
-    retry_on = effective(task, "retry_on", ())
-    return not retry_on or isinstance(error, retry_on)
-
-
 _SUCCEEDED = Outcome(state=State.SUCCEEDED, status="SUCCESSFUL")
 
 
@@ -312,9 +301,12 @@ def _with_watch(around: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def layers_of(task: AnyTask) -> tuple[Any, ...]:
-    """The layers around this task's jobs, outermost first."""
+    """The layers around this task's jobs, outermost first. A class that the project has is not used a second time."""
     own: tuple[Any, ...] = getattr(task, "middleware", ())
-    return (*project_layers(), *layers(own)) if own else project_layers()
+    if not own:
+        return project_layers()
+    there = {type(layer) for layer in project_layers() if isinstance(layer, Middleware)}
+    return (*project_layers(), *(layer for layer in layers(own) if type(layer) not in there))
 
 
 def plan_for(task: AnyTask) -> Plan:

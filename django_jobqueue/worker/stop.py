@@ -72,9 +72,17 @@ class Stop:
         if running:
             logger.info("Waiting up to %s for %d running jobs.", human(self.worker.shutdown_timeout), len(running))
         deadline = time.monotonic() + self.worker.shutdown_timeout
-        while (running := self._running()) and time.monotonic() < deadline and not self.worker.desk.at_once.wait(0.02):
-            pass
+        while (running := self._running()) and time.monotonic() < deadline:
+            self._notify(running)  # each time: a task that has only just begun may want it too
+            if self.worker.desk.at_once.wait(0.02):
+                break
         return running
+
+    def _notify(self, running: Iterable[Run]) -> None:
+        """Interrupt the tasks that want to know of the stop at once; what they make of it is theirs, in the grace."""
+        for run in running:
+            if run.interrupt_on_stop and interrupt(run, WorkerShutdown):
+                logger.info("%s is notified of the stop.", run.job)
 
     def _wait_for_writing(self, interrupted: Sequence[Run]) -> None:
         """Until all that has ended is written, also what ended this very moment; not for ever: the lease covers us."""

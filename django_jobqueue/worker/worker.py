@@ -136,6 +136,9 @@ class Worker:
     def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None:
         self.desk.note_progress(job, done, total, message)
 
+    def interrupt_on_stop(self, job: Job) -> None:
+        self.desk.interrupt_on_stop(job)
+
     def stop_at_once(self) -> None:
         """Do not wait for running jobs: they are recorded as interrupted and run again, at no cost."""
         self.desk.stop_at_once()

@@ -12,7 +12,7 @@ from django.db import connection
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TABLES = ("django_jobqueue_job", "django_jobqueue_attempt")
+TABLES = ("django_jobqueue_job", "django_jobqueue_attempt", "django_jobqueue_limit", "django_jobqueue_permit")
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Plans:
 
 @contextmanager
 def watched() -> Iterator[Plans]:
-    """Explain each SELECT of the block that reads jobs or attempts. Call ``analyse`` when the rows are there."""
+    """Explain each SELECT of the block that reads one of the TABLES. Call ``analyse`` when the rows are there."""
     plans = Plans()
 
     def explain(execute, sql, params, many, context):

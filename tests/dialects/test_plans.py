@@ -11,16 +11,23 @@ from datetime import timedelta
 import pytest
 from django.db import connection, connections
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
 from django_jobqueue.dialects.base import Dialect
 from django_jobqueue.lifecycle import reap, register, renew
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
 from django_jobqueue.lifecycle.lease import cancel_requests
+from django_jobqueue.lifecycle.prune import _delete_limits
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
-from django_jobqueue.models import Attempt, Job
+from django_jobqueue.middleware.concurrency import take_slot
+from django_jobqueue.middleware.limits import pass_or_snooze
+from django_jobqueue.middleware.rate_limit import Rate, draw
+from django_jobqueue.models import Attempt, Job, Limit, Permit
 
 from ..admin.plans import EXPLAIN, TABLES, analyse
+from ..tasks import noop
+from ..worker.workers import make_worker
 
 DEFAULT, TOKEN, WORKER = Lane("default", 0), 2**62 + 1, 7
 
@@ -107,6 +114,36 @@ def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
     renew(worker.pk, "default", lease=30)
     assert not is_anything_to_reap("default")
     reap("default")
+    assert explained == []
+
+
+@pytest.fixture
+def many_limits(full_table):
+    """Of many tenants; those of one have been in use for a while, and some have not been used for days."""
+    now = timezone.now()
+    keys = [f"{kind} tenant-{number}" for number in range(5000) for kind in ("concurrency", "rate/3600s")]
+    used = [now if number % 100 else now - timedelta(days=3) for number in range(len(keys))]
+    limits = [Limit(key=key, started=2, used_at=at) for key, at in zip(keys, used, strict=True)]
+    limits[1].started = 5000
+    Limit.objects.bulk_create(limits, batch_size=500)
+    permits = [Permit(key=key, number=number, job_id=1, token=1, taken_at=now) for key in keys for number in (0, 1)]
+    more = [Permit(key=keys[1], number=number, job_id=1, token=1, taken_at=now) for number in range(2, 5000)]
+    Permit.objects.bulk_create([*permits, *more], batch_size=500)
+    analyse()
+    return keys
+
+
+def test_g14_every_statement_of_a_limit_finds_its_index(many_limits, explained):
+    worker = register("default", queues=[], slots=1, lease=30)
+    one, two = get_dialect("default").claim([DEFAULT], 2, worker.pk, TOKEN)
+    boss = make_worker()
+    for job in (one, two):
+        context = boss.execution.context(job, noop, lambda: None)
+        pass_or_snooze(context, many_limits[0], lambda gate: take_slot(gate, 2), "")
+        pass_or_snooze(context, many_limits[1], lambda gate: draw(gate, Rate(6000, 3600.0), 5500), "")
+    before = Limit.objects.count()
+    _delete_limits("default")
+    assert Limit.objects.count() == before - 99, "the first has just been used"
     assert explained == []
 
 

@@ -25,9 +25,13 @@ class Boss:
         self.stopped = False
         self.state = SimpleNamespace()
         self.progress: list[tuple[Any, ...]] = []
+        self.notified: list[int] = []
 
     def note_progress(self, job: Job, *values: Any) -> None:
         self.progress.append((job.pk, *values))
+
+    def interrupt_on_stop(self, job: Job) -> None:
+        self.notified.append(job.pk)
 
     def stop(self) -> None:
         self.stopped = True

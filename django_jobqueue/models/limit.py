@@ -1,0 +1,51 @@
+"""Limit: what the layers that limit know of a key; Permit: one start that a limit has allowed."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Limit(models.Model):
+    """One key of a concurrency or rate limit. Whoever wants to start under it locks this row first."""
+
+    key = models.CharField(
+        _("key"), max_length=255, primary_key=True, help_text=_("What is limited, behind the kind of limit.")
+    )
+    started = models.BigIntegerField(_("started"), default=0, help_text=_("How many starts were allowed so far."))
+    hold = models.FloatField(
+        _("hold"), default=0.0, help_text=_("For how many seconds a start has been held of late, on average.")
+    )
+    line_until = models.DateTimeField(
+        _("line until"), null=True, help_text=_("When the last of those that have to wait is expected.")
+    )
+    used_at = models.DateTimeField(
+        _("used at"), null=True, db_index=True, help_text=_("When it was used last, within an hour.")
+    )
+
+    class Meta:
+        verbose_name = _("limit")
+        verbose_name_plural = _("limits")
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Permit(models.Model):
+    """One start. Under a concurrency limit it is held while its job is RUNNING with the same token, and no longer:
+    so nobody has to give it back, and nobody can forget to.
+    """
+
+    pk = models.CompositePrimaryKey("key", "number")
+    key = models.CharField(_("key"), max_length=255, help_text=_("The limit's."))
+    number = models.BigIntegerField(_("number"), help_text=_("0 for the first start that the limit has allowed."))
+    job_id = models.BigIntegerField(_("job"), help_text=_("The job that was started."))
+    token = models.BigIntegerField(_("fence"), null=True, help_text=_("The fence of the attempt."))
+    taken_at = models.DateTimeField(_("taken at"), help_text=_("When, by the database's clock."))
+
+    class Meta:
+        verbose_name = _("permit")
+        verbose_name_plural = _("permits")
+
+    def __str__(self) -> str:
+        return f"{self.key} #{self.number}"
