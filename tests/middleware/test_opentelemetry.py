@@ -32,7 +32,7 @@ PATH = "django_jobqueue.middleware.opentelemetry.OpenTelemetry"
 exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def sdk():
     """A process can set these once."""
     provider = TracerProvider()
