@@ -18,7 +18,7 @@ from django_jobqueue.middleware.log_context import NOTHING, JobFilter, JobLogHan
 
 from ..lifecycle.steps import attempts, enqueue
 from ..worker.runs import claimed_run, execution
-from ..worker.workers import drain
+from ..worker.workers import drain, make_worker
 
 logger = logging.getLogger("shop")
 
@@ -274,3 +274,30 @@ def test_warnings_that_no_other_handler_takes_are_printed_as_ever(monkeypatch):
     alone.addHandler(logging.NullHandler())
     alone.warning("taken")
     assert printed == ["loud"]
+
+
+def test_a_task_that_never_ends_leaves_what_it_said_first(queue_db, settings):
+    settings.JOBQUEUE_MIDDLEWARE = [PATH]
+    FREE.clear()
+    job = enqueue(will_not_stop)
+    worker = make_worker(threads=1)
+    worker.timekeeper.grace = 0.2
+    try:
+        assert not worker.run(), "it stops by itself, to be replaced"
+        [attempt] = attempts(job)
+        assert attempt.outcome == "timed_out" and "deaf" in attempt.log
+    finally:
+        FREE.set()
+
+
+FREE = threading.Event()
+
+
+@task(timeout=0.2)
+def will_not_stop():
+    logger.info("deaf from here on")
+    while not FREE.is_set():
+        try:
+            FREE.wait(0.1)
+        except BaseException:
+            continue
