@@ -24,6 +24,7 @@ from types import ModuleType
 import django
 import pytest
 from django.core.management.base import BaseCommand
+from django.utils.module_loading import import_string
 
 import django_jobqueue
 from django_jobqueue import backoff, checks, conf, exceptions, lifecycle, middleware, models, stats
@@ -31,7 +32,7 @@ from django_jobqueue.admin import changelist, job_page
 from django_jobqueue.dialects import channel
 from django_jobqueue.management import reloading
 from django_jobqueue.management.commands import jobqueue, runworker
-from django_jobqueue.middleware import JobContext, Middleware
+from django_jobqueue.middleware import JobContext, Middleware, log_context, prometheus
 from django_jobqueue.middleware.chain import enqueue_through
 from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
 from django_jobqueue.task import JobTask
@@ -181,6 +182,8 @@ def test_fixed_numbers_are_those_of_the_code():
         f"| 1, 2, 4, … s, at most {supervisor.LONGEST_PAUSE:.0f} s,",
         f"| {supervisor.KILL_AFTER:.0f} s after `--shutdown-timeout`",
         f"| {claimer.PATIENCE:.0f} s |",
+        f"the first and the last {log_context.KEPT:,} characters |",
+        f'from `JOBQUEUE_PROMETHEUS["PORT"]` on | {prometheus.PORTS} |',
         f"{MESSAGE_LENGTH} and {TRACEBACK_LENGTH:,} characters",
     ):
         assert sentence in text
@@ -207,6 +210,34 @@ def test_the_numbers_of_the_admin_are_those_of_the_code():
     text = page("howto/monitoring.md")
     for number in (changelist.WINDOW, stats.CAP, job_page.SHOWN):
         assert re.search(rf"\b{number:,}\b", text), number
+
+
+LOOKING_ON = ("error_context.ErrorContext", "log_context.LogContext", "opentelemetry.OpenTelemetry")
+LOOKING_ON += ("prometheus.Prometheus", "slow_jobs.SlowJobs")
+
+
+@pytest.mark.parametrize("path", LOOKING_ON)
+def test_the_options_of_a_layer_have_their_defaults(path):
+    layer = import_string(f"django_jobqueue.middleware.{path}")
+    section = page("reference/middleware.md").partition(f"### `{layer.__name__}`\n")[2].partition("\n### ")[0]
+    table = section.partition("| Option |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, re.MULTILINE)
+    assert {name: ast.literal_eval(default) for name, default in rows} == dict(layer.options)
+    assert f"`django_jobqueue.middleware.{path}`" in section
+
+
+def test_the_setting_for_prometheus_is_told_with_its_defaults():
+    [told] = re.findall(r"^JOBQUEUE_PROMETHEUS = (\{.*\})$", page("reference/settings.md"), re.MULTILINE)
+    assert ast.literal_eval(told) == prometheus.DEFAULTS
+
+
+def test_every_metric_is_told(db):
+    registry = prometheus.CollectorRegistry()
+    prometheus.fill(registry)
+    metrics = (prometheus.ATTEMPTS, prometheus.RUN, prometheus.WAIT, prometheus.RUNNING)
+    families = [*registry.collect(), *(family for metric in metrics for family in metric.collect())]
+    names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert set(re.findall(r"`(jobqueue_\w+)`", page("reference/middleware.md"))) == names
 
 
 def test_the_house_has_every_module():

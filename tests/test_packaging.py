@@ -37,6 +37,21 @@ def test_checks_find_nothing(db):
     call_command("check", fail_level="WARNING", databases=["default"])
 
 
+@pytest.mark.parametrize(
+    ("package", "layer"), [("opentelemetry", "opentelemetry"), ("prometheus_client", "prometheus")]
+)
+def test_an_extra_is_imported_by_its_layer_only(package, layer):
+    imports = re.compile(rf"^\s*(from|import) {package}\b", re.MULTILINE)
+    found = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if imports.search(path.read_text())]
+    assert found == [f"middleware/{layer}.py"]
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import django; django.setup(); import sys; sys.exit({package!r} in sys.modules)"],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+    )
+    assert loaded.returncode == 0
+
+
 def test_imports_only_go_down():
     pytest.importorskip("importlinter", reason="comes with the extra lint")
     lint = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]

@@ -160,4 +160,5 @@ def _shown(attempt: Attempt) -> dict[str, Any]:
         "message": attempt.message,
         "exception": attempt.exception_class_path.removeprefix("builtins."),
         "traceback": attempt.traceback,
+        "log": attempt.log,
     }

@@ -67,6 +67,16 @@ def test_the_attempts_newest_first(viewer, add_jobs, add_attempt, add_worker):
     assert "Traceback ValueError" in text
 
 
+def test_what_an_attempt_has_logged_is_folded(viewer, add_jobs, add_attempt):
+    [job] = add_jobs(status=Status.SUCCESSFUL, attempts=2)
+    add_attempt(job, 1, "retrying", message="OSError: no")
+    add_attempt(job, 2, "succeeded", log="12:00:00.123 INFO shop: <sent>\n")
+    html = viewer.get(job_page(job)).content.decode()
+    assert html.count("<summary>Log</summary>") == 1
+    assert '<pre class="jq-log">12:00:00.123 INFO shop: &lt;sent&gt;\n</pre>' in html
+    assert html.count("<details open") == html.count("data-filter-title")
+
+
 def test_of_many_attempts_the_newest(viewer, add_jobs, add_attempt, monkeypatch):
     monkeypatch.setattr(page_module, "SHOWN", 3)
     [job] = add_jobs(status=Status.FAILED, attempts=5)

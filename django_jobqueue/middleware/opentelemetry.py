@@ -1,0 +1,227 @@
+"""OpenTelemetry: traces that lead from the request through the enqueue to each attempt, and metrics.
+
+Names follow OpenTelemetry's semantic conventions for messaging, as of 1.28. Only the API is needed here; without an
+SDK in the process all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import SpanKind, StatusCode
+
+from ..outcomes import Outcome, State
+from .base import Middleware
+from .context import JobContext, WorkerHandle
+from .waiting import seconds_in_line
+
+if TYPE_CHECKING:
+    from ..models import Job
+
+ERRORS = frozenset({State.FAILED, State.RETRYING, State.TIMED_OUT, State.LOST})
+#: The conventions' own boundaries end at 10 seconds; jobs do not.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 300, 1800)
+
+
+@dataclass(slots=True)
+class Open:
+    """The span of an attempt whose outcome is not known yet."""
+
+    span: Any
+    job: Job
+    #: In nanoseconds. None: its task has not begun here, or not ended.
+    began: int | None = None
+    ended: int | None = None
+
+
+class OpenTelemetry(Middleware):
+    """A span for each enqueue and each attempt, all in one trace.
+
+    An attempt's span has the enqueue's as its parent, and a link to it. The conventions ask for the link and allow
+    the parent where a consumer handles one message at a time: who looks at the request sees what became of it.
+    """
+
+    #: Travels with the job: the W3C headers of the trace that enqueued it. ``None`` for one job: a trace of its own.
+    options: ClassVar[Mapping[str, Any]] = {"trace_context": None}
+
+    @classmethod
+    def clean_option(cls, name: str, value: Any) -> Any:
+        pairs = value.items() if isinstance(value, dict) else [(value, None)] if value is not None else []
+        if not all(isinstance(part, str) for pair in pairs for part in pair):
+            raise ValueError("it must be None or a dictionary of headers.")
+        return value
+
+    def __init__(self) -> None:
+        self.tracer = trace.get_tracer("django_jobqueue")
+        meter = metrics.get_meter("django_jobqueue")
+        self.sent = meter.create_counter(
+            "messaging.client.sent.messages", unit="{message}", description="Jobs that were enqueued."
+        )
+        self.consumed = meter.create_counter(
+            "messaging.client.consumed.messages", unit="{message}", description="Attempts that began."
+        )
+        self.duration = meter.create_histogram(
+            "messaging.process.duration",
+            unit="s",
+            description="How long attempts took.",
+            explicit_bucket_boundaries_advisory=BUCKETS,
+        )
+        self.waited = meter.create_histogram(
+            "django_jobqueue.wait.duration",
+            unit="s",
+            description="How long jobs were in line before an attempt.",
+            explicit_bucket_boundaries_advisory=BUCKETS,
+        )
+        self._open: dict[tuple[int, int | None], Open] = {}
+
+    # -- enqueue ---------------------------------------------------------------------------------
+
+    def process_enqueue(self, jobs: list[Job], call_next: Callable[[list[Job]], list[Job]]) -> list[Job]:
+        if not jobs:
+            return call_next(jobs)
+        queues = Counter(job.queue_name for job in jobs)
+        queue = next(iter(queues)) if len(queues) == 1 else None
+        attributes = operation("enqueue", "send", queue)
+        if len(jobs) > 1:
+            attributes["messaging.batch.message_count"] = len(jobs)
+        with self.tracer.start_as_current_span(name("enqueue", queue), kind=SpanKind.PRODUCER) as span:
+            span.set_attributes(attributes)
+            carry(jobs)
+            try:
+                saved = call_next(jobs)
+            except Exception as error:
+                span.set_attribute("error.type", type(error).__qualname__)
+                self._count(queues, {"error.type": type(error).__qualname__})
+                raise
+            if len(saved) == 1:
+                span.set_attribute("messaging.message.id", str(saved[0].pk))
+                span.set_attribute("django_jobqueue.task", saved[0].task_path)
+            self._count(Counter(job.queue_name for job in saved), {})
+            return saved
+
+    def _count(self, queues: Mapping[str, int], more: dict[str, str]) -> None:
+        for queue, number in queues.items():
+            self.sent.add(number, operation("enqueue", "send", queue) | more)
+
+    # -- run -------------------------------------------------------------------------------------
+
+    def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
+        with self._attempt(context):
+            return call_next()
+
+    async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
+        with self._attempt(context):
+            return await call_next()
+
+    @contextmanager
+    def _attempt(self, context: JobContext) -> Iterator[None]:
+        """The attempt's span is the current one in here. It ends in ``job_finished``: what came of it is not known
+        before, and a span that has ended takes no attributes.
+        """
+        job = context.job
+        waited, attributes = seconds_in_line(job), operation("process", "process", job.queue_name)
+        self.consumed.add(1, attributes)
+        self.waited.record(waited, attributes)
+        parent = parent_of(context)
+        span = self._start(context, parent)
+        span.set_attribute("django_jobqueue.wait", round(waited, 3))
+        opened = self._open[key(job)] = Open(span, job, began=time.time_ns())
+        token = attach(trace.set_span_in_context(span, parent))  # with the baggage that came along
+        try:
+            yield
+        finally:
+            detach(token)
+            opened.ended = time.time_ns()
+
+    def _start(self, context: JobContext, parent: Any, start_time: int | None = None) -> Any:
+        job = context.job
+        enqueued = trace.get_current_span(parent).get_span_context()
+        attributes = operation("process", "process", job.queue_name) | {
+            "messaging.message.id": str(job.pk),
+            "messaging.client.id": context.worker.name,
+            "django_jobqueue.task": job.task_path,
+            "django_jobqueue.attempt": context.attempt,
+        }
+        return self.tracer.start_span(
+            name("process", job.queue_name),
+            context=parent,
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+            links=[trace.Link(enqueued)] if enqueued.is_valid else [],
+            start_time=start_time,
+        )
+
+    def job_finished(self, context: JobContext, outcome: Outcome) -> None:
+        opened = self._open.pop(key(context.job), None)
+        if opened is None:
+            # It ended before its task began, or another worker began it and has vanished, its span with it.
+            moment = context.job.started_at
+            began = None if moment is None else int(moment.timestamp() * 1e9)
+            opened = Open(self._start(context, parent_of(context), began), context.job)
+        self._end(opened, outcome.state, outcome.exception, outcome.message)
+
+    def _end(self, opened: Open, state: State, error: BaseException | None, message: str) -> None:
+        span, ended = opened.span, opened.ended or time.time_ns()
+        attributes = operation("process", "process", opened.job.queue_name)
+        span.set_attribute("django_jobqueue.outcome", str(state))
+        if state in ERRORS:
+            attributes["error.type"] = str(state) if error is None else type(error).__qualname__
+            span.set_attribute("error.type", attributes["error.type"])
+            span.set_status(StatusCode.ERROR, message)
+            if error is not None:
+                span.record_exception(error, timestamp=ended)
+        span.end(ended)
+        if opened.began is not None:
+            self.duration.record((ended - opened.began) / 1e9, attributes)
+
+    @contextmanager
+    def worker_lifespan(self, worker: WorkerHandle) -> Iterator[None]:
+        """Attempts that are not ours any more are never finished here; their spans end with the worker."""
+        try:
+            yield
+        finally:
+            while self._open:
+                _, opened = self._open.popitem()
+                self._end(opened, State.LOST, None, "Others have the job.")
+
+
+def key(job: Job) -> tuple[int, int | None]:
+    return job.pk, job.token
+
+
+def name(operation: str, queue: str | None) -> str:
+    return operation if queue is None else f"{operation} {queue}"
+
+
+def operation(name: str, kind: str, queue: str | None) -> dict[str, Any]:
+    """What all spans and metrics of an operation say."""
+    found = {
+        "messaging.system": "django_jobqueue",
+        "messaging.operation.name": name,
+        "messaging.operation.type": kind,
+    }
+    if queue is not None:
+        found["messaging.destination.name"] = queue
+    return found
+
+
+def parent_of(context: JobContext) -> Any:
+    """The OpenTelemetry context that came with the job."""
+    return propagate.extract(context.option("trace_context") or {})
+
+
+def carry(jobs: list[Job]) -> None:
+    """Give the jobs the current trace's headers along, unless they have been told otherwise."""
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    if headers:
+        for job in jobs:
+            # another dict: jobs of one task share theirs
+            job.options = {"trace_context": headers, **(job.options or {})}

@@ -1,0 +1,171 @@
+"""Prometheus: what workers count, at a port of each worker, and the queues' numbers, at a view of the project's."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.exposition import choose_encoder
+
+from .. import stats
+from ..conf import backend_aliases, backend_options
+from ..outcomes import Outcome
+from .base import Middleware
+from .context import JobContext, WorkerHandle
+from .waiting import seconds_in_line
+
+logger = logging.getLogger(__name__)
+
+#: ``JOBQUEUE_PROMETHEUS``. A port that is taken makes way for the next one: each process of a worker needs its own.
+DEFAULTS: Mapping[str, Any] = {"PORT": 9191, "ADDRESS": "127.0.0.1", "TOKEN": None}
+#: How many ports are tried.
+PORTS = 100
+
+# In the registry that all of a process shares, so that what tasks count for themselves is at the same port. And here,
+# because a registry takes each name once, and a process may make the layer twice: the system checks do.
+BY = ("task", "queue")
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+ATTEMPTS = Counter("jobqueue_attempts", "Attempts that ended.", (*BY, "outcome"))
+RUN = Histogram("jobqueue_attempt_seconds", "How long attempts took.", BY, buckets=BUCKETS)
+WAIT = Histogram("jobqueue_wait_seconds", "How long jobs were in line before an attempt.", BY, buckets=BUCKETS)
+RUNNING = Gauge("jobqueue_attempts_in_progress", "Attempts that run now.", BY, multiprocess_mode="livesum")
+
+
+class Prometheus(Middleware):
+    """Counts and times attempts, and lets Prometheus fetch the numbers from the worker."""
+
+    def __init__(self) -> None:
+        configuration()  # what is wrong with it is for the system checks to find
+
+    def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
+        with measured(context):
+            return call_next()
+
+    async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
+        with measured(context):
+            return await call_next()
+
+    def job_finished(self, context: JobContext, outcome: Outcome) -> None:
+        ATTEMPTS.labels(context.job.task_path, context.job.queue_name, str(outcome.state)).inc()
+
+    @contextmanager
+    def worker_lifespan(self, worker: WorkerHandle) -> Iterator[None]:
+        config = configuration()
+        if config["PORT"] is None:
+            yield
+            return
+        server, thread = serve(config["ADDRESS"], config["PORT"])
+        worker.state.metrics_port = server.server_port
+        logger.info("Metrics are at http://%s:%d/metrics.", config["ADDRESS"], server.server_port)
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(5)
+
+
+@contextmanager
+def measured(context: JobContext) -> Iterator[None]:
+    job = context.job
+    labels = job.task_path, job.queue_name
+    WAIT.labels(*labels).observe(seconds_in_line(job))
+    with RUNNING.labels(*labels).track_inprogress(), RUN.labels(*labels).time():
+        yield
+
+
+def serve(address: str, port: int) -> Any:
+    """Serve the process's numbers at this port, or at one of the next ones; 0: at any. Raise ``OSError`` if none."""
+    last = min(port + PORTS, 65536) - 1 if port else 0
+    for candidate in range(port, last + 1):
+        try:
+            return start_http_server(candidate, addr=address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or candidate == last:
+                raise
+    raise AssertionError("unreachable")
+
+
+def configuration() -> dict[str, Any]:
+    """``JOBQUEUE_PROMETHEUS`` with its defaults. Raise ``ImproperlyConfigured`` for what cannot be."""
+    given = getattr(settings, "JOBQUEUE_PROMETHEUS", {})
+    if not isinstance(given, Mapping) or set(given) - set(DEFAULTS):
+        raise ImproperlyConfigured(f"JOBQUEUE_PROMETHEUS must be a dictionary of {', '.join(DEFAULTS)}, not {given!r}.")
+    port, token = given.get("PORT", 0), given.get("TOKEN")
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536):
+        raise ImproperlyConfigured(f"JOBQUEUE_PROMETHEUS['PORT'] must be None or a port's number, not {port!r}.")
+    if token is not None and (not isinstance(token, str) or not token):  # an empty one would let everybody in
+        raise ImproperlyConfigured("JOBQUEUE_PROMETHEUS['TOKEN'] must be None or a text that is not empty.")
+    return {**DEFAULTS, **given}
+
+
+# -- the view -------------------------------------------------------------------------------------
+
+
+@login_not_required  # it looks for itself: a scraper has a token and no session
+@require_safe
+@never_cache
+def metrics(request: HttpRequest) -> HttpResponse:
+    """The queues' numbers, out of the database, for staff with the permission ``view_job`` or for a bearer token."""
+    if not may_look(request):
+        return HttpResponse("Staff, or a token.\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
+    registry = CollectorRegistry()
+    fill(registry)
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return HttpResponse(encode(registry), content_type)
+
+
+def may_look(request: HttpRequest) -> bool:
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    expected = configuration()["TOKEN"]
+    if expected is not None and kind.lower() == "bearer" and constant_time_compare(token.strip(), expected):
+        return True
+    user = getattr(request, "user", None)  # without Django's authentication there is none
+    return user is not None and user.is_staff and user.has_perm("django_jobqueue.view_job")
+
+
+def fill(registry: Any) -> None:
+    """Reads what ``jobqueue status`` reads: no count goes beyond ``stats.CAP``, nothing is scanned."""
+
+    def gauge(name: str, text: str, *labels: str) -> Any:
+        return Gauge(f"jobqueue_{name}", text, ("database", *labels), registry=registry)
+
+    by_queue = {
+        "ready": gauge("queue_ready", "Jobs in line.", "queue"),
+        "scheduled": gauge("queue_scheduled", "Jobs that are to run later.", "queue"),
+        "running": gauge("queue_running", "Jobs that run.", "queue"),
+    }
+    oldest = gauge("queue_oldest_seconds", "How long the first job in line has waited; 0 if there is none.", "queue")
+    paused = gauge("queue_paused", "1 if the queue is paused.", "queue")
+    workers = gauge("workers", "Workers: alive, silent (their lease is over), or lost within a day.", "state")
+    slots = gauge("worker_slots", "Slots of the workers that are alive.")
+    jobs = gauge("jobs", "Jobs by where they stand.", "state")
+    for using in databases():
+        now = stats.overview(using)
+        for queue in now.queues:
+            for word, numbers in by_queue.items():
+                numbers.labels(using, queue.name).set(getattr(queue, word).number)
+            oldest.labels(using, queue.name).set(queue.oldest_seconds or 0)
+            paused.labels(using, queue.name).set(queue.paused)
+        for state in ("alive", "silent", "lost"):
+            workers.labels(using, state).set(getattr(now.workers, state))
+        slots.labels(using).set(now.workers.slots)
+        for word, count in now.totals.items():
+            if count is not None:
+                jobs.labels(using, word).set(count.number)
+
+
+def databases() -> list[str]:
+    """The aliases of the databases that jobs are in."""
+    return sorted({backend_options(alias).get("DATABASE", "default") for alias in backend_aliases()})
