@@ -375,6 +375,40 @@ def test_the_examples_around_transactions_and_workers_do_what_the_page_says(exam
     assert {news["state"] for news in told} == {"succeeded", "failed"}
 
 
+def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db, settings):
+    notes = []
+    moved = written(
+        "docs/howto/coming_from.md",
+        note=lambda *words: notes.append(words),
+        open_account=lambda number: f"account {number}",
+    )
+    # each section is a module of its own; their tasks have different names, and so have their layers
+    settings.JOBQUEUE_MIDDLEWARE = []
+    calls = {
+        moved.resize: ("a.png",),
+        moved.import_row: (1,),
+        moved.ping: ("host",),
+        moved.transfer: (7, 20),
+        moved.digest: (True,),
+    }
+    results = {task.name: task.enqueue(*args) for task, args in calls.items()}
+    quiet = moved.resize.using(metered=False).enqueue("b.png")
+    waits = moved.digest.enqueue(False)
+    settings.JOBQUEUE_MIDDLEWARE = ["shop.jobs.Signals"]
+    results["charge"] = moved.charge.enqueue(21)
+    drain(threads=1)
+    jobs = models.Job.objects.in_bulk()
+    found = {name: jobs[int(result.id)].result for name, result in results.items()}
+    assert found == {
+        "resize": "A.PNG", "import_row": 2, "ping": None, "transfer": {"booked": "20 on account 7"},
+        "digest": "sent", "charge": 42,
+    }  # fmt: skip
+    assert jobs[int(quiet.id)].result == "B.PNG" and notes.count(("begins", "resize")) == 1
+    assert [jobs[int(result.id)].status for result in (results["ping"], waits)] == ["READY", "READY"]
+    assert {("import_row", "async"), ("import_row", True), ("after", "succeeded"), ("after", "snoozed")} <= set(notes)
+    assert notes.count(("publish", 1)) == 1 and ("succeeded", "charge") in notes
+
+
 def test_the_numbers_that_are_worth_an_alarm_are_there(queue_db):
     lifecycle.pause("mail")
     numbers = json.loads(json.dumps(asdict(stats.overview()), default=str))
