@@ -409,6 +409,45 @@ def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db
     assert notes.count(("publish", 1)) == 1 and ("succeeded", "charge") in notes
 
 
+@django_jobqueue.task
+def refund(order_id, user=None):
+    return f"{order_id} for {user}"
+
+
+@django_jobqueue.task
+async def arefund(order_id, user=None):
+    if order_id < 0:
+        raise ValueError("no such order")
+    return f"{order_id} for {user}"
+
+
+def test_the_middleware_in_the_readme_does_what_it_says(written, queue_db, settings, monkeypatch, caplog):
+    examples = blocks((ROOT / "README.md").read_text(), "python")
+    (code,) = (code for _, code in examples if code.startswith("# shop/middleware.py"))
+    (chosen,) = (code for _, code in examples if "JOBQUEUE_MIDDLEWARE" in code)
+    body = code.partition("class Audit")[2].splitlines()
+    assert sum(bool(line.strip()) for line in body) <= 20, "as the title says"
+    module, project = ModuleType("shop.middleware"), {}
+    monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.middleware", module)
+    exec(code, vars(module))
+    exec(chosen, project)
+    settings.JOBQUEUE_MIDDLEWARE = project["JOBQUEUE_MIDDLEWARE"]
+    anna = get_user_model().objects.create_user("anna")
+    calls = [refund.using(user_id=anna.pk).s(1), arefund.using(user_id=anna.pk).s(2), refund.s(3), arefund.s(4)]
+    failing = arefund.using(user_id=anna.pk).s(-1)
+    results = django_jobqueue.enqueue_many([*calls, failing])
+    with caplog.at_level("INFO", "shop"):
+        drain()
+    jobs = models.Job.objects.in_bulk()
+    assert [jobs[int(result.id)].result for result in results] == [
+        "1 for anna", "2 for anna", "3 for None", "4 for None", None,
+    ]  # fmt: skip
+    history = {entry.object_repr for entry in LogEntry.objects.filter(user=anna)}
+    assert history == {"refund(1): succeeded", "arefund(2): succeeded", "arefund(-1): failed"}
+    assert sum("took 0." in record.getMessage() for record in caplog.records if record.name == "shop") == 5
+
+
 def test_the_numbers_that_are_worth_an_alarm_are_there(queue_db):
     lifecycle.pause("mail")
     numbers = json.loads(json.dumps(asdict(stats.overview()), default=str))
