@@ -16,24 +16,30 @@ import sys
 import termios
 import time
 from argparse import _SubParsersAction
+from copy import copy
 from dataclasses import asdict, fields, replace
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import django
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from django.core.management.base import BaseCommand
 from django.utils.module_loading import import_string
 
 import django_jobqueue
 from django_jobqueue import backoff, checks, conf, exceptions, lifecycle, middleware, models, stats
 from django_jobqueue.admin import changelist, job_page
+from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
 from django_jobqueue.management import reloading
 from django_jobqueue.management.commands import jobqueue, runworker
-from django_jobqueue.middleware import JobContext, Middleware, log_context, prometheus
+from django_jobqueue.middleware import JobContext, Middleware, chain, log_context, prometheus
 from django_jobqueue.middleware.chain import enqueue_through
+from django_jobqueue.options import owners as option_owners
 from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
 from django_jobqueue.task import JobTask
 from django_jobqueue.worker import (
@@ -48,6 +54,8 @@ from django_jobqueue.worker import (
     wakeup,
 )
 from django_jobqueue.worker.execution import plan_for
+
+from .worker.workers import drain
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -83,10 +91,10 @@ def test_every_key_of_options_has_a_row():
 
 
 def test_every_task_option_has_a_row():
-    options = {field.name for field in fields(JobTask)} - {"func"}
+    options = {field.name for field in fields(JobTask)} - {"func", "options", "given"}
     table = re.findall(r"^\| `(\w+)` \| .* \| (yes|no|only there) \|", page("reference/task_options.md"), re.MULTILINE)
     assert {name for name, _ in table} == options
-    using = set(inspect.signature(JobTask.using).parameters) - {"self"}
+    using = set(inspect.signature(JobTask.using).parameters) - {"self", "options"}
     assert {name for name, where in table if where != "no"} == using
 
 
@@ -272,8 +280,17 @@ def test_examples_are_python_and_import_what_exists(path):
                 for alias in node.names:
                     assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "task":
-                known = {field.name for field in fields(JobTask)}
+                known = {field.name for field in fields(JobTask)} | options_of_layers(path.read_text())
                 assert not [keyword.arg for keyword in node.keywords if keyword.arg not in known]
+
+
+def options_of_layers(text: str) -> set[str]:
+    """The options of the layers that are built in, and of those that a page writes."""
+    for path in (PACKAGE / "middleware").glob("*.py"):
+        importlib.import_module(f"django_jobqueue.middleware.{path.stem}")
+    built_in = [cls.options for cls in Middleware.__subclasses__() if is_ours(cls)]
+    written = [ast.literal_eval(found) for found in re.findall(r"^    options = (\{.*\})$", text, re.MULTILINE)]
+    return set().union(*built_in, *written)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -294,29 +311,172 @@ def test_every_page_recommends_the_same_options_for_sqlite():
 
 
 @pytest.fixture
-def examples(monkeypatch):
-    """The examples of the page on middleware, as the module that they say they are."""
-    module = ModuleType("shop.jobs")
-    helpers = {"is_sunday": lambda: True, "current_tenant": lambda: "acme", "make_client": lambda: StringIO("client")}
-    vars(module).update(helpers)
-    monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
-    monkeypatch.setitem(sys.modules, "shop.jobs", module)
-    for _, code in blocks(page("howto/middleware.md"), "python"):
-        exec(code, vars(module))
-    return module
+def written(monkeypatch, settings):
+    """The examples of a page, as the module that they say they are, in a project with the settings that it writes."""
+
+    def write(name: str, **helpers: object) -> ModuleType:
+        module = ModuleType("shop.jobs")
+        vars(module).update(helpers)
+        monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
+        monkeypatch.setitem(sys.modules, "shop.jobs", module)
+        for _, code in blocks((ROOT / name).read_text(), "python"):
+            if re.match(r"# (?!shop/jobs\.py|settings\.py)\S+\.py", code):
+                continue  # another module's
+            exec(code, vars(module))
+            for setting in ("JOBQUEUE_MIDDLEWARE", "JOBQUEUE_DEFAULTS"):
+                if hasattr(module, setting):
+                    setattr(settings, setting, copy(getattr(module, setting)))
+        return module
+
+    forget_layers()
+    yield write
+    forget_layers()
+
+
+def forget_layers() -> None:
+    """The next test's modules have other layers of the same paths."""
+    for cached in (chain.layers, chain._project, option_owners):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def examples(written):
+    index = SimpleNamespace(close=lambda: None)
+    return written(
+        "docs/howto/middleware.md",
+        is_sunday=lambda: True,
+        is_day=lambda: True,
+        here=lambda: "at",
+        current_tenant=lambda: "acme",
+        make_client=lambda: StringIO("client"),
+        open_index=lambda: index,
+        prepare_thread=lambda: None,
+        Group=Group,
+    )
+
+
+def run_here(task, *args, **kwargs):
+    """What the task's chain returns or raises."""
+    context = JobContext(job=models.Job(args=list(args), kwargs=kwargs), task=task, worker=None)
+    return plan_for(task).handler(context)
 
 
 def test_the_examples_of_middleware_do_what_the_page_says(examples):
-    def run(task, *args):
-        context = JobContext(job=models.Job(args=list(args), kwargs={}), task=task, worker=None)
-        return plan_for(task).handler(context)
-
-    assert run(examples.greet, "world") == "HELLO WORLD"
-    assert run(replace(examples.sync_order, middleware=[examples.WithClient]), 1) == [1, "client"]
+    assert run_here(examples.greet, "world") == "HELLO WORLD"
+    assert run_here(replace(examples.sync_order, middleware=[examples.WithClient]), 1) == [1, "client"]
+    assert run_here(replace(examples.sync_order, middleware=[examples.Gauge]), 1, StringIO("own")) == [1, "own"]
+    assert examples.Gauge.running == 0
     with pytest.raises(django_jobqueue.Skip, match="Sundays"):
-        run(replace(examples.greet, middleware=[examples.NotOnSundays]), "world")
+        run_here(replace(examples.greet, middleware=[examples.NotOnSundays]), "world")
     save = enqueue_through([examples.Tenant()], lambda jobs: jobs)
     assert [job.queue_name for job in save([models.Job(queue_name="mail")])] == ["acme-mail"]
+    catalogue = examples.Catalogue()
+    catalogue.task_declared(examples.greet)
+    assert catalogue.names == {"shop.jobs.greet"}
+
+
+def test_the_options_in_the_examples_are_kept_and_checked(examples):
+    assert run_here(examples.offer, "soup") == "offered soup"
+    examples.here = lambda: "de"
+    with pytest.raises(django_jobqueue.Skip, match="Not in de"):
+        run_here(examples.offer, "soup")
+    assert run_here(examples.sync_order, 1, StringIO("de is in the settings")) == [1, "de is in the settings"]
+    with pytest.raises(InvalidTask, match="two letters"):
+        examples.offer.using(countries=["Austria"])
+    assert examples.offer.using(countries=None).given == {"countries": None}
+
+
+def test_the_examples_around_transactions_and_workers_do_what_the_page_says(examples, queue_db, settings):
+    told = []
+    examples.publish = told.append
+    names = "AsUser Logged TellTheDashboard NoReportsByDay SearchIndex".split()
+    settings.JOBQUEUE_MIDDLEWARE = [*settings.JOBQUEUE_MIDDLEWARE, *(f"shop.jobs.{name}" for name in names)]
+    anna = get_user_model().objects.create_user("anna")
+    shipped = examples.ship.enqueue(7, user_id=anna.pk)
+    lost = examples.ship.enqueue(8, user_id=0)
+    report = examples.greet.using(queue_name="reports").enqueue("nobody")
+    booked = examples.book.enqueue("skiers")
+    drain(threads=1)
+    jobs = models.Job.objects.in_bulk()
+    assert jobs[int(shipped.id)].result == "shipped by anna"
+    assert [entry.object_repr for entry in LogEntry.objects.all()] == ["order 7: shipped by anna"]
+    assert jobs[int(lost.id)].status == "FAILED"
+    assert jobs[int(report.id)].status == "READY", "it is day"
+    assert jobs[int(booked.id)].result == "booked" and Group.objects.get().name == "skiers"
+    assert {news["state"] for news in told} == {"succeeded", "failed"}
+
+
+def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db, settings):
+    notes = []
+    moved = written(
+        "docs/howto/coming_from.md",
+        note=lambda *words: notes.append(words),
+        open_account=lambda number: f"account {number}",
+    )
+    # each section is a module of its own; their tasks have different names, and so have their layers
+    settings.JOBQUEUE_MIDDLEWARE = []
+    calls = {
+        moved.resize: ("a.png",),
+        moved.import_row: (1,),
+        moved.ping: ("host",),
+        moved.transfer: (7, 20),
+        moved.digest: (True,),
+    }
+    results = {task.name: task.enqueue(*args) for task, args in calls.items()}
+    quiet = moved.resize.using(metered=False).enqueue("b.png")
+    waits = moved.digest.enqueue(False)
+    settings.JOBQUEUE_MIDDLEWARE = ["shop.jobs.Signals"]
+    results["charge"] = moved.charge.enqueue(21)
+    drain(threads=1)
+    jobs = models.Job.objects.in_bulk()
+    found = {name: jobs[int(result.id)].result for name, result in results.items()}
+    assert found == {
+        "resize": "A.PNG", "import_row": 2, "ping": None, "transfer": {"booked": "20 on account 7"},
+        "digest": "sent", "charge": 42,
+    }  # fmt: skip
+    assert jobs[int(quiet.id)].result == "B.PNG" and notes.count(("begins", "resize")) == 1
+    assert [jobs[int(result.id)].status for result in (results["ping"], waits)] == ["READY", "READY"]
+    assert {("import_row", "async"), ("import_row", True), ("after", "succeeded"), ("after", "snoozed")} <= set(notes)
+    assert notes.count(("publish", 1)) == 1 and ("succeeded", "charge") in notes
+
+
+@django_jobqueue.task
+def refund(order_id, user=None):
+    return f"{order_id} for {user}"
+
+
+@django_jobqueue.task
+async def arefund(order_id, user=None):
+    if order_id < 0:
+        raise ValueError("no such order")
+    return f"{order_id} for {user}"
+
+
+def test_the_middleware_in_the_readme_does_what_it_says(written, queue_db, settings, monkeypatch, caplog):
+    examples = blocks((ROOT / "README.md").read_text(), "python")
+    (code,) = (code for _, code in examples if code.startswith("# shop/middleware.py"))
+    (chosen,) = (code for _, code in examples if "JOBQUEUE_MIDDLEWARE" in code)
+    body = code.partition("class Audit")[2].splitlines()
+    assert sum(bool(line.strip()) for line in body) <= 20, "as the title says"
+    module, project = ModuleType("shop.middleware"), {}
+    monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.middleware", module)
+    exec(code, vars(module))
+    exec(chosen, project)
+    settings.JOBQUEUE_MIDDLEWARE = project["JOBQUEUE_MIDDLEWARE"]
+    anna = get_user_model().objects.create_user("anna")
+    calls = [refund.using(user_id=anna.pk).s(1), arefund.using(user_id=anna.pk).s(2), refund.s(3), arefund.s(4)]
+    failing = arefund.using(user_id=anna.pk).s(-1)
+    results = django_jobqueue.enqueue_many([*calls, failing])
+    with caplog.at_level("INFO", "shop"):
+        drain()
+    jobs = models.Job.objects.in_bulk()
+    assert [jobs[int(result.id)].result for result in results] == [
+        "1 for anna", "2 for anna", "3 for None", "4 for None", None,
+    ]  # fmt: skip
+    history = {entry.object_repr for entry in LogEntry.objects.filter(user=anna)}
+    assert history == {"refund(1): succeeded", "arefund(2): succeeded", "arefund(-1): failed"}
+    assert sum("took 0." in record.getMessage() for record in caplog.records if record.name == "shop") == 5
 
 
 def test_the_numbers_that_are_worth_an_alarm_are_there(queue_db):

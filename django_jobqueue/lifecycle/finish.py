@@ -52,14 +52,21 @@ def finish(runs: Sequence[Run], using: str) -> dict[int, str]:
     well: list[Run] = []
     others: list[Run] = []
     for run in runs:
-        succeeded = run.outcome is not None and run.outcome.state is State.SUCCEEDED
-        (well if succeeded and not run.job.attempt_log else others).append(run)
+        (well if _says_little(run) else others).append(run)
     written = _halving(_succeed, well, using) if well else {}
     if others:
         written |= _halving(_finish, others, using)
         again = [run.outcome for run in others if run.outcome and written.get(run.job.pk) == Job.Status.READY]
         notify.put_back(again, using)
     return written
+
+
+def _says_little(run: Run) -> bool:
+    """Is it a success without a word, as nearly all are?"""
+    outcome = run.outcome
+    if outcome is None or outcome.state is not State.SUCCEEDED:
+        return False
+    return not (outcome.message or run.job.attempt_log)
 
 
 Write = Callable[[Sequence[Run], Dialect], dict[int, str]]

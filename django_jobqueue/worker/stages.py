@@ -17,6 +17,7 @@ from asgiref.sync import sync_to_async
 from django.db import DatabaseError, InterfaceError, connections, transaction
 
 from ..dialects import get_dialect
+from ..exceptions import MiddlewareError
 from ..lifecycle import Run, finish
 from ..lifecycle.lease import holds
 from ..middleware.chain import Handler, complete_through, prepare_through
@@ -162,6 +163,8 @@ class Stages:
                 raise Lost
 
         complete_through(plan.complete, context, outcome, write)
+        if not status:  # else the job would stay RUNNING for as long as this worker lives
+            raise MiddlewareError("A middleware hid that process_complete of an inner one raised: nothing was written.")
         return status
 
     def _despite(self, error: Exception, run: Run, context: JobContext, outcome: Outcome) -> Outcome:

@@ -117,6 +117,24 @@ class Choosy(Audit):
         return context.option("audited")
 
 
+class Remarks(Middleware):
+    def process_complete(self, context, outcome, call_next):
+        call_next(outcome.replace(message="at the second look"))
+
+
+class RefusesToComplete(Middleware):
+    def process_complete(self, context, outcome, call_next):
+        raise ValueError("not with me")
+
+
+class Hides(Middleware):
+    def process_complete(self, context, outcome, call_next):
+        try:
+            call_next()
+        except ValueError:
+            notes.append("hidden")
+
+
 class Loud(Middleware):
     def job_finished(self, context, outcome):
         notes.append("loud")
@@ -262,6 +280,23 @@ def test_a_layer_may_change_the_result_and_where_a_retry_goes(settings):
     later = fresh(again)
     assert (later.status, later.queue_name, later.priority, later.place) == ("READY", "later", 7, None)
     assert (later.run_after - later.enqueued_at).total_seconds() > 400
+
+
+def test_a_layer_may_say_something_about_a_success(settings):
+    settings.JOBQUEUE_MIDDLEWARE = layers("Remarks")
+    job = enqueue(greet, "hello")
+    drain()
+    assert fresh(job).result == "hello nobody" and Attempt.objects.get().message == "at the second look"
+
+
+@pytest.mark.parametrize("made", ["greet", "fails", "whole"])
+def test_g2_a_layer_that_hides_what_an_inner_one_raised_does_not_hide_that_nothing_was_written(settings, made):
+    settings.JOBQUEUE_MIDDLEWARE = layers("Hides", "RefusesToComplete")
+    job = enqueue(greet, "hello") if made == "greet" else enqueue(globals()[made])
+    drain()
+    expected = ["failed"] if made == "greet" else ["retrying", "failed"]
+    assert outcomes(job) == expected and fresh(job).status == "FAILED"
+    assert [message for message in notes if isinstance(message, str)] == ["hidden"] * len(expected)
 
 
 def test_what_a_layer_may_not_change_is_refused():
