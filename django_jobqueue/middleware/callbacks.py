@@ -65,9 +65,12 @@ class Callbacks(Middleware):
 
     # -- after -----------------------------------------------------------------------------------
 
+    def completes(self, context: JobContext) -> bool:
+        return any(context.option(name) is not None for name in NAMES)
+
     def process_complete(self, context: JobContext, outcome: Outcome, call_next: Callable[..., Any]) -> Any:
         call_next()
-        if not any(map(context.option, NAMES)) or not outcome.final:
+        if not outcome.final:
             return
         job, using = context.job, context.job._state.db
         # as it has been written: an inner layer may have changed the result, and somebody may have cancelled the job
