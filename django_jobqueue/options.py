@@ -14,6 +14,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
 from .compat import AnyTask, Task
@@ -45,6 +47,7 @@ def owner_of(name: str, own_layers: tuple[Any, ...] = ()) -> Any | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def default_of(name: str, own_layers: tuple[Any, ...] = ()) -> Any:
     """What counts where neither the job nor its task says anything. ``MISSING``: there is no such option."""
     defaults = option_defaults()
@@ -52,6 +55,13 @@ def default_of(name: str, own_layers: tuple[Any, ...] = ()) -> Any:
         return defaults[name]
     layer = owner_of(name, own_layers)
     return MISSING if layer is None else layer.options[name]
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    """Settings change in tests only; asking them for each option of each job takes longer than to run a short one."""
+    if setting in ("JOBQUEUE_MIDDLEWARE", "JOBQUEUE_DEFAULTS"):
+        default_of.cache_clear()
 
 
 def in_force(job: Job, task: AnyTask, name: str, default: Any = None) -> Any:

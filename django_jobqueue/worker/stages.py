@@ -85,6 +85,9 @@ class Stages:
         """Run a sync task's job and, unless a hook or the database prevents it, write what it came to."""
         try:
             plan = for_this_job(plan, context)
+            if not plan.is_staged:
+                run.outcome = self.execution.outcome(plan.handler, run, context)
+                return
             self._refresh_connection()
             if plan.atomic:
                 self._run_in_one(plan, run, context)
