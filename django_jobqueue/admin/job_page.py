@@ -90,7 +90,7 @@ class JobPage:
         if asked is None or not self.job.is_cancelling:
             return ""
         return format_html(
-            _("Asked to stop {ago}. The job ends when the task notices, at the latest with its attempt."),
+            _("Asked to stop {ago}. The worker interrupts the task; the job ends as soon as the task reacts."),
             ago=words.ago(asked),
         )
 

@@ -101,7 +101,12 @@ def moment(time: datetime | None) -> SafeString | str:
     if time is None:
         return ""
     passed = timezone.now() - time
-    distance = until(time) if passed < timedelta(0) else at(time, _("%s ago") % roughly(passed))
+    if passed < timedelta(0):
+        distance = until(time)
+    elif passed < timedelta(seconds=1):
+        distance = at(time, _("just now"))
+    else:
+        distance = at(time, _("%s ago") % roughly(passed))
     return format_html("{} ({})", at(time), distance)
 
 
