@@ -55,8 +55,11 @@ class Options:
         return cls(**values)
 
 
-def problems_of(options: Mapping[str, Any]) -> Iterable[str]:
+def problems_of(options: Any) -> Iterable[str]:
     """What is wrong with these OPTIONS, a sentence each: the name, the value, what is expected."""
+    if not isinstance(options, Mapping):
+        yield f"OPTIONS is {options!r}, but must be a dict."
+        return
     known = [field.name.upper() for field in fields(Options)]
     for name in options:
         if name not in known:

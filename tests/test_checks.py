@@ -10,6 +10,7 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.db import connections
 
 from django_jobqueue import checks
+from django_jobqueue.conf import BACKEND_PATH
 from django_jobqueue.middleware import Middleware
 from django_jobqueue.middleware.database_connections import DatabaseConnections
 
@@ -214,3 +215,8 @@ def test_postgresql_is_used_through_psycopg_3(monkeypatch, version, found_ids):
     monkeypatch.setattr(checks, "get_dialect", lambda alias: SimpleNamespace(name="postgresql"))
     monkeypatch.setattr(checks, "connections", {"default": driver})
     assert ids(checks.check_settings_of_databases()) == found_ids
+
+
+def test_options_that_are_no_dict_are_reported_by_all_the_checks(settings):
+    settings.TASKS = {"default": {"BACKEND": BACKEND_PATH, "OPTIONS": ["LEASE"]}}
+    assert "jobqueue.E001" in ids(run_checks())

@@ -81,6 +81,13 @@ def test_keys_are_in_capitals():
         Options.read({"lease": 1})
 
 
+@pytest.mark.parametrize("value", [None, ["LEASE"], "LEASE"])
+def test_options_that_are_no_dict(value):
+    assert list(problems_of(value)) == [f"OPTIONS is {value!r}, but must be a dict."]
+    with pytest.raises(ValueError, match="must be a dict"):
+        Options.read(value)
+
+
 def test_all_problems_are_found_at_once():
     assert len(list(problems_of({"LEASE": 0, "TIMEOUT": 0, "MAX_ATTEMPTS": 0, "x": 1}))) == 4
 

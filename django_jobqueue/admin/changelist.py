@@ -87,6 +87,7 @@ class JobChangeList(ChangeList):
         jobs = list(self.result_list)
         attach_messages(jobs)
         self.result_list = jobs
+        self.show_admin_actions = bool(jobs)
         self.full_result_count = self.result_count  # or the search would speak of "10000 results"
         on_last_page = not self.multi_page or self.page_num == self.paginator.num_pages
         if jobs and on_last_page and self.paginator.capped and self.get_ordering(request, self.queryset) == ["-id"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
@@ -91,7 +90,7 @@ class JobPage:
         if asked is None or not self.job.is_cancelling:
             return ""
         return format_html(
-            _("Asked to stop {ago}. The job ends when the task notices, at the latest with its attempt."),
+            _("Asked to stop {ago}. The worker interrupts the task; the job ends as soon as the task reacts."),
             ago=words.ago(asked),
         )
 
@@ -104,10 +103,10 @@ class JobPage:
             (_("Queue"), job.queue_name),
             (_("Priority"), job.priority),
             (_("Attempts"), words.attempts(job)),
-            (_("Enqueued"), _moment(job.enqueued_at)),
-            (_("Run after"), _moment(job.run_after)),
-            (_("Started"), _moment(job.started_at)),
-            (_("Finished"), _moment(job.finished_at)),
+            (_("Enqueued"), words.moment(job.enqueued_at)),
+            (_("Run after"), words.moment(job.run_after)),
+            (_("Started"), words.moment(job.started_at)),
+            (_("Finished"), words.moment(job.finished_at)),
             (_("Duration"), words.span(job.duration) if job.duration is not None else ""),
             (_("Losses"), job.losses or ""),
             (_("Backend"), job.backend),
@@ -139,13 +138,6 @@ class JobPage:
     def not_shown(self) -> int:
         """Attempts that are too many for the page."""
         return max(0, self.attempts[0]["number"] - SHOWN) if self.attempts else 0
-
-
-def _moment(moment: Any) -> str | SafeString:
-    if moment is None:
-        return ""
-    distance = words.until(moment) if moment > timezone.now() else words.ago(moment)
-    return format_html("{} ({})", words.at(moment), distance)
 
 
 def _shown(attempt: Attempt) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class JobAdmin(ReadOnlyAdmin):
     search_fields = ("id", "task_path")
     search_help_text = _("The number of a job, or a part of a task's path.")
     ordering = ("-id",)
-    actions = (as_action(RETRY), as_action(CANCEL), as_action(RUN_NOW))
+    actions = (as_action(RETRY), as_action(RUN_NOW), as_action(CANCEL))
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobChangeList]:
         return JobChangeList

@@ -146,4 +146,4 @@ CANCEL = Verb(
 )
 RUN_NOW = Verb("run_now", _("Run now"), _("Run selected jobs now"), "retry_job", frozenset({"scheduled"}), _run_now)
 
-VERBS = {verb.name: verb for verb in (RETRY, CANCEL, RUN_NOW)}
+VERBS = {verb.name: verb for verb in (RETRY, RUN_NOW, CANCEL)}

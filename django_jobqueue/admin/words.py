@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 CALL_LENGTH = 60
 TITLE_LENGTH = 500
-#: Longer values are folded on the job's page ...
+#: Values up to this length stand in one line on the job's page; longer ones are indented,
+ONE_LINE = 40
+#: still longer ones folded ...
 FOLD_FROM = 800
 #: ... and cut here, so that a huge one cannot choke the browser.
 CUT_AT = 100_000
@@ -94,6 +96,20 @@ def at(moment: datetime, text: str = "") -> SafeString:
     return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), full, text or full)
 
 
+def moment(time: datetime | None) -> SafeString | str:
+    """``2026-03-01 09:30:00 (3 h ago)``."""
+    if time is None:
+        return ""
+    passed = timezone.now() - time
+    if passed < timedelta(0):
+        distance = until(time)
+    elif passed < timedelta(seconds=1):
+        distance = at(time, _("just now"))
+    else:
+        distance = at(time, _("%s ago") % roughly(passed))
+    return format_html("{} ({})", at(time), distance)
+
+
 def call(job: Job) -> str:
     """The call as one would write it, whatever stands in the row."""
     if isinstance(job.args, list) and isinstance(job.kwargs, dict):
@@ -115,7 +131,10 @@ def short_call(job: Job, message: str = "") -> SafeString:
 
 
 def pretty(value: Any) -> SafeString:
-    """A JSON value, indented; a long one folded."""
+    """A JSON value: a short one in one line, a longer one indented, a long one folded."""
+    line = storable(json.dumps(value, ensure_ascii=False, default=repr))
+    if len(line) <= ONE_LINE:
+        return format_html("<pre>{}</pre>", line)
     text = storable(json.dumps(value, indent=2, ensure_ascii=False, default=repr))
     if len(text) <= FOLD_FROM:
         return format_html("<pre>{}</pre>", text)

@@ -11,8 +11,8 @@ from django.db.models import Case, IntegerField, Value, When
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import pgettext_lazy
 
 from ..models import Job, Worker
 from ..models.worker import ALIVE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from django.utils.safestring import SafeString
 
 #: So many running jobs of a worker are named in its row ...
-NAMED = 5
+NAMED = 3
 #: ... and so many are read for all the rows of a page.
 READ = 2000
 
@@ -37,13 +37,18 @@ class WorkerChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
-        jobs: dict[int, list[Job]] = defaultdict(list)
-        alive = [worker.pk for worker in self.result_list if worker.is_alive]
-        running = Job.objects.using(database()).running().filter(worker_id__in=alive).order_by("worker_id")
-        for job in running.only("pk", "worker_id", "task_path")[:READ]:
-            jobs[job.worker_id or 0].append(job)
-        for worker in self.result_list:
-            worker.running_jobs = jobs[worker.pk]
+        attach_jobs(self.result_list)
+
+
+def attach_jobs(workers: list[Any]) -> None:
+    """Give each worker the jobs that it is running, as ``running_jobs``. One query."""
+    jobs: dict[int, list[Job]] = defaultdict(list)
+    alive = [worker.pk for worker in workers if worker.is_alive]
+    running = Job.objects.using(database()).running().filter(worker_id__in=alive).order_by("worker_id")
+    for job in running.only("pk", "worker_id", "task_path")[:READ]:
+        jobs[job.worker_id or 0].append(job)
+    for worker in workers:
+        worker.running_jobs = jobs[worker.pk]
 
 
 @admin.register(Worker)
@@ -51,19 +56,9 @@ class WorkerAdmin(ReadOnlyAdmin):
     list_display = ("name", "state", "takes", "slots", "heartbeat", "jobs", "started")
     list_filter = ("status",)
     ordering = ("-id",)
-    fields = (
-        "name",
-        "hostname",
-        "pid",
-        "status",
-        "takes",
-        "slots",
-        "started_at",
-        "heartbeat_at",
-        "lease_until",
-        "stopped_at",
-    )
-    readonly_fields = ("takes",)
+    # Not the model's own fields where the list has better words for them.
+    fields = ("hostname", "pid", "state", "takes", "slots", "jobs", "start", "beat", "lease_end", "end")
+    readonly_fields = fields
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return WorkerChangeList
@@ -73,6 +68,12 @@ class WorkerAdmin(ReadOnlyAdmin):
         # The database's clock is the one that leases go by.
         workers: QuerySet[Any] = super().get_queryset(request).annotate(gone=gone, now=Now())
         return workers
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        worker = super().get_object(request, object_id, from_field)
+        if worker is not None:
+            attach_jobs([worker])
+        return worker
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return super().changelist_view(request, {"title": _("Workers"), **(extra_context or {})})
@@ -115,4 +116,22 @@ class WorkerAdmin(ReadOnlyAdmin):
 
     @admin.display(description=pgettext_lazy("Worker", "started"))
     def started(self, worker: Any) -> SafeString | str:
-        return words.ago(worker.started_at, worker.now)
+        return words.at(worker.started_at, gettext("%s ago") % words.roughly(worker.now - worker.started_at))
+
+    # The rows of one worker's page
+
+    @admin.display(description=_("started at"))
+    def start(self, worker: Worker) -> SafeString | str:
+        return words.moment(worker.started_at)
+
+    @admin.display(description=_("last heartbeat"))
+    def beat(self, worker: Worker) -> SafeString | str:
+        return words.moment(worker.heartbeat_at)
+
+    @admin.display(description=_("lease until"))
+    def lease_end(self, worker: Worker) -> SafeString | str:
+        return words.moment(worker.lease_until)
+
+    @admin.display(description=_("stopped at"))
+    def end(self, worker: Worker) -> SafeString | str:
+        return words.moment(worker.stopped_at) or words.NOTHING

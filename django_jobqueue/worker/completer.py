@@ -172,11 +172,13 @@ def log_end(run: Run) -> None:
 
 
 def human(seconds: float) -> str:
-    """A duration as people write it: ``12 ms``, ``3.4 s``, ``5 min 2 s``."""
-    if seconds < 1:
+    """A duration as people write it: ``12 ms``, ``3.4 s``, ``5 min 2 s``, ``7 d``."""
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    whole = round(seconds)
+    units = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+    size, unit, part, small = next(each for each in units if whole >= each[0])
+    rest = whole % size // part
+    return f"{whole // size} {unit} {rest} {small}" if rest else f"{whole // size} {unit}"

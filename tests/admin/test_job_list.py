@@ -108,6 +108,20 @@ def test_a_filter_that_is_no_choice_any_more_is_still_shown(viewer, add_jobs):
     response = viewer.get(JOBS, {"queue": "gone", "task": "no.such.task"})
     assert listed(response) == []
     assert "There are no such jobs." in text_of(response)
+
+
+def test_an_empty_list_offers_nothing_to_do(operator, add_jobs):
+    add_jobs()
+    assert "0 of 1 selected" in text_of(operator.get(JOBS))
+    assert "selected" not in text_of(operator.get(JOBS, {"status": "failed"}))
+
+
+def test_an_empty_window_speaks_of_itself_only(viewer, add_jobs, small_window):
+    add_jobs(1, task_path="shop.jobs.send")
+    add_jobs(11)
+    response = viewer.get(JOBS, {"task": "shop.jobs.send"})
+    assert listed(response) == []
+    assert "There are no such jobs among these." in text_of(response)
     assert "such" not in text_of(viewer.get(JOBS))
 
 

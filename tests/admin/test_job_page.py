@@ -41,10 +41,10 @@ def test_what_it_is(viewer, add_jobs):
         "Task shop.jobs.send_receipt",
         "Queue mail",
         "Priority 7",
-        '[ 42, "ünï" ]',
-        '{ "copy": true }',
-        '{ "timeout": 30 }',
-        '{ "sent": 3 }',
+        'Arguments [42, "ünï"]',
+        '{"copy": true}',
+        '{"timeout": 30}',
+        '{"sent": 3}',
         "Duration 30 s",
     ):
         assert part in text
@@ -156,7 +156,7 @@ def test_one_that_is_not_there(viewer):
     ("fields", "expected"),
     [
         ({}, ["cancel"]),
-        ({"scheduled": True}, ["cancel", "run_now"]),
+        ({"scheduled": True}, ["run_now", "cancel"]),
         ({"status": Status.WAITING}, ["cancel"]),
         ({"status": Status.RUNNING}, ["cancel"]),
         ({"status": Status.FAILED}, ["retry"]),

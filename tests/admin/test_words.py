@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.utils import timezone
 
 from django_jobqueue.admin import words
 
@@ -45,3 +46,20 @@ def test_a_time_says_itself():
 )
 def test_ids(text, number):
     assert words.as_id(text) == number
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "just now"), (59, "59 s ago"), (3000, "50 min ago"), (3 * 86_400 + 7200, "3 d ago"), (-7290, "in 2 h")],
+)
+def test_a_moment_has_its_rough_distance(seconds, text):
+    assert f">{text}</time>)" in words.moment(timezone.now() - timedelta(seconds=seconds))
+
+
+def test_no_moment():
+    assert words.moment(None) == ""
+
+
+def test_a_short_value_takes_one_line():
+    assert words.pretty([1, {"size": 64}]) == "<pre>[1, {&quot;size&quot;: 64}]</pre>"
+    assert "\n  " in words.pretty([1, "x" * words.ONE_LINE])

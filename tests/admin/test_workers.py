@@ -42,7 +42,7 @@ def test_one_with_many_jobs(viewer, add_jobs, add_worker):
     worker = add_worker()
     add_jobs(9, status=Job.Status.RUNNING, worker=worker)
     response = viewer.get(WORKERS)
-    assert "4 more" in text_of(response)
+    assert "6 more" in text_of(response)
     assert f"{JOBS}?worker={worker.pk}" in response.content.decode()
 
 
@@ -62,8 +62,16 @@ def test_by_status(viewer, add_worker):
 def test_the_page_of_one(viewer, add_worker):
     worker = add_worker(queues=["mail"])
     text = text_of(viewer.get(f"{WORKERS}{worker.pk}/change/"))
-    for part in ("web1:17", "mail", "17"):
+    for part in ("web1:17", "Status: Running", "Queues: mail", "17", "(12 s ago)", "Stopped at: –"):
         assert part in text
+
+
+def test_the_page_of_one_tells_what_it_runs(viewer, add_jobs, add_worker):
+    worker = add_worker(seconds_left=-1)
+    [job] = add_jobs(status=Job.Status.RUNNING, worker=worker, task_path="shop.jobs.send")
+    response = viewer.get(f"{WORKERS}{worker.pk}/change/")
+    assert "Status: Silent" in text_of(response)
+    assert f'<a href="{JOBS}{job.pk}/change/">send #{job.pk}</a>' in response.content.decode()
 
 
 def test_nothing_can_be_added_changed_or_deleted(admin_client, add_worker):

@@ -80,8 +80,8 @@ def test_status_for_programs():
 def test_retry_by_number_takes_failed_and_cancelled_jobs():
     one, two, done = failed_job(), cancelled_job(), started()
     end(done, succeeded())
-    text = say("retry", one.pk, two.pk, done.pk, 10**9)
-    assert text.startswith("2 jobs put back in line.") and "2 jobs left alone" in text
+    text = say("retry", one.pk, two.pk, done.pk)
+    assert text.startswith("2 jobs put back in line.") and "1 job left alone: only failed" in text
     assert {fresh(one).status, fresh(two).status} == {"READY"} and fresh(done).status == "SUCCESSFUL"
 
 
@@ -138,12 +138,21 @@ def test_cancel_by_task_and_queue():
 
 
 def test_pause_and_resume_say_what_changed():
+    enqueue(noop.using(queue_name="mail")), enqueue(noop.using(queue_name="images"))
     assert say("pause", "mail", "images").splitlines() == ["mail is paused.", "images is paused."]
     assert tell("pause", "mail", "other") == {"paused": ["other"]}
     assert say("pause", "mail") == "mail was paused already."
     assert {queue.name for queue in Queue.objects.all() if queue.is_paused} == {"mail", "images", "other"}
     assert tell("resume", "mail", "images") == {"resumed": ["mail", "images"]}
     assert say("resume", "mail", "other").splitlines() == ["mail was not paused.", "other is open again."]
+
+
+def test_pausing_what_nobody_knows_is_said():
+    assert say("pause", "mial").splitlines() == [
+        "mial is paused.",
+        "No worker has met mial, and no job is in line there.",
+    ]
+    assert say("pause", "mial") == "mial was paused already."
 
 
 # -- prune ----------------------------------------------------------------------------------------
@@ -162,7 +171,7 @@ def test_prune_goes_by_the_retention_or_by_what_is_said():
     assert tell("prune") == {"deleted": 1}
     assert not Job.objects.filter(pk=old.pk).exists()
     assert tell("prune", "--older-than", "3d") == {"deleted": 0}
-    assert say("prune", "--older-than", "36h") == "1 job deleted that finished more than 1 day, 12:00:00 ago."
+    assert say("prune", "--older-than", "36h") == "1 job deleted that finished more than 1 d 12 h ago."
     assert not Job.objects.filter(pk=young.pk).exists()
 
 
@@ -187,6 +196,30 @@ def test_what_is_no_duration(text):
         duration(text)
 
 
+# -- jobs that are not there ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["retry", "cancel"])
+def test_a_wrong_number_is_an_error_and_keeps_none_of_the_others_back(verb):
+    job = failed_job() if verb == "retry" else enqueue()
+    assert refused(verb, 10**9, job.pk, 10**30) == f"There are no jobs {10**9}, {10**30}."
+    assert fresh(job).status == ("READY" if verb == "retry" else "CANCELLED")
+
+
+def test_a_wrong_number_leaves_the_json_whole():
+    out = StringIO()
+    with pytest.raises(CommandError, match="There is no job 4711"):
+        call_command("jobqueue", "retry", "4711", "--json", stdout=out)
+    assert json.loads(out.getvalue()) == {"retried": 0}
+
+
+@pytest.mark.parametrize("option", [["--all"], ["--queue", "mail"], ["--task", "tests.tasks.noop"]])
+def test_numbers_and_conditions_do_not_mix(option):
+    job, other = failed_job(), failed_job()
+    assert f"either by their numbers or by {option[0]}" in refused("retry", job.pk, *option)
+    assert {fresh(job).status, fresh(other).status} == {"FAILED"}
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -197,6 +230,8 @@ def test_what_is_no_duration(text):
         (["explode"], "explode"),
         (["retry", "first"], "first"),
         (["pause"], "QUEUE"),
+        (["pause", ""], "1 to 100 characters"),
+        (["resume", "x" * 101], "1 to 100 characters"),
         (["prune", "--older-than", "soon"], "soon"),
         (["status", "--database", "missing"], "missing"),
     ],

@@ -181,7 +181,10 @@ def test_its_thread_ends_and_is_a_daemon(desk):
 @pytest.mark.django_db(transaction=False)
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 ms"), (0.0124, "12 ms"), (3.44, "3.4 s"), (59.9, "59.9 s"), (302, "5 min 2 s"), (7384, "2 h 3 min")],
+    [
+        *[(0, "0 ms"), (0.0124, "12 ms"), (0.9999, "1.0 s"), (3.44, "3.4 s"), (59.9, "59.9 s"), (59.99, "1 min")],
+        *[(302, "5 min 2 s"), (3599.9, "1 h"), (7384, "2 h 3 min"), (604_800, "7 d"), (129_600, "1 d 12 h")],
+    ],
 )
 def test_durations_as_people_write_them(seconds, text):
     assert human(seconds) == text

@@ -7,11 +7,10 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import QuerySet
+from django.db.models import BigIntegerField, QuerySet
 
 from django_jobqueue import stats
 from django_jobqueue.lifecycle import cancel, pause, prune, resume, retry
@@ -22,6 +21,8 @@ from .runworker import find_backend
 
 Answer = tuple[dict[str, Any], str]
 
+#: So many jobs that are not there are named.
+NAMED = 10
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -31,6 +32,12 @@ def duration(text: str) -> float:
     if match is None:
         raise ArgumentTypeError(f"{text!r} is no duration; write seconds, or a number with s, m, h, d or w: 7d")
     return float(match[1]) * UNITS[match[2] or "s"]
+
+
+def queue_name(text: str) -> str:
+    if not 1 <= len(text) <= 100:
+        raise ArgumentTypeError("a queue's name has 1 to 100 characters")
+    return text
 
 
 class Command(BaseCommand):
@@ -56,7 +63,7 @@ class Command(BaseCommand):
         retry_verb.add_argument("--all", action="store_true", help="All failed jobs.")
         retry_verb.add_argument("--cancelled", action="store_true", help="Cancelled jobs too, not only failed ones.")
         for name, help in (("pause", "Let no worker claim from the queues."), ("resume", "Open paused queues again.")):
-            verb(name, help).add_argument("queues", nargs="+", metavar="QUEUE")
+            verb(name, help).add_argument("queues", nargs="+", type=queue_name, metavar="QUEUE")
         add = verb("prune", "Delete jobs that finished long ago.").add_argument
         add(
             "--older-than",
@@ -68,9 +75,12 @@ class Command(BaseCommand):
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         backend = find_backend(None, options["database"])
         self.using, self.retention = backend.config.database, backend.config.retention
+        self.missing: list[int] = []
         answer: Callable[..., Answer] = getattr(self, f"do_{verb}")
         data, text = answer(options)
         self.stdout.write(json.dumps(data, indent=2, default=str) if options["json"] else text)
+        if self.missing:
+            raise CommandError(not_there(self.missing))
 
     # -- the verbs -------------------------------------------------------------------------------
 
@@ -84,17 +94,22 @@ class Command(BaseCommand):
             statuses.append(Job.Status.CANCELLED)
         ids = self.chosen(options, Job.objects.using(self.using).filter(status__in=statuses), everything=options["all"])
         number = retry(ids, self.using)
-        return {"retried": number}, f"{jobs(number)} put back in line.{self.left_alone(options, number)}"
+        left = self.left_alone(options, number, "only failed and cancelled jobs can be retried")
+        return {"retried": number}, f"{jobs(number)} put back in line.{left}"
 
     def do_cancel(self, options: dict[str, Any]) -> Answer:
         ids = self.chosen(options, Job.objects.using(self.using).unfinished())
         done = cancel(ids, self.using)
         text = f"{jobs(done.cancelled)} cancelled, {done.requested} running asked to stop."
-        return asdict(done), text + self.left_alone(options, done.cancelled + done.requested)
+        left = self.left_alone(options, done.cancelled + done.requested, "finished, or asked to stop before")
+        return asdict(done), text + left
 
     def do_pause(self, options: dict[str, Any]) -> Answer:
+        known = {queue.name for queue in stats.queues(self.using)}
         changed = [name for name in options["queues"] if pause(name, self.using)]
-        return {"paused": changed}, each(options["queues"], changed, "is paused", "was paused already")
+        text = each(options["queues"], changed, "is paused", "was paused already")
+        unknown = [f"No worker has met {name}, and no job is in line there." for name in changed if name not in known]
+        return {"paused": changed}, "\n".join([text, *unknown])
 
     def do_resume(self, options: dict[str, Any]) -> Answer:
         changed = [name for name in options["queues"] if resume(name, self.using)]
@@ -105,14 +120,20 @@ class Command(BaseCommand):
         if age is None:
             raise CommandError("OPTIONS['RETENTION'] is None, so jobs are kept for ever; say --older-than TIME.")
         number = prune(age, self.using)
-        return {"deleted": number}, f"{jobs(number)} deleted that finished more than {timedelta(seconds=age)} ago."
+        return {"deleted": number}, f"{jobs(number)} deleted that finished more than {human(age)} ago."
 
     # -- which jobs ------------------------------------------------------------------------------
 
     def chosen(self, options: dict[str, Any], rows: QuerySet[Job], *, everything: bool = False) -> Iterator[int]:
         """The numbers of the jobs that the options name. Raise ``CommandError`` if they name none."""
+        conditions = [f"--{name}" for name in ("task", "queue", "all") if options.get(name)]
+        if options["ids"] and conditions:
+            raise CommandError(f"Say which jobs either by their numbers or by {' and '.join(conditions)}.")
         if options["ids"]:
-            return iter(options["ids"])
+            possible = {number for number in options["ids"] if number <= BigIntegerField.MAX_BIGINT}
+            there = Job.objects.using(self.using).only("pk").in_bulk(possible)
+            self.missing = sorted(set(options["ids"]) - there.keys())
+            return iter(there)
         if not (options["task"] or options["queue"] or everything):
             raise CommandError("Say which jobs: by their numbers, --task PATH, --queue NAME; for retry also --all.")
         if options["task"]:
@@ -121,13 +142,18 @@ class Command(BaseCommand):
             rows = rows.filter(queue_name=options["queue"])
         return rows.order_by("pk").values_list("pk", flat=True).iterator(chunk_size=1000)
 
-    def left_alone(self, options: dict[str, Any], done: int) -> str:
-        left = len(set(options["ids"])) - done
-        return f" {jobs(left)} left alone: not there, or in a status that this does not apply to." if left > 0 else ""
+    def left_alone(self, options: dict[str, Any], done: int, reason: str) -> str:
+        left = len(set(options["ids"])) - len(self.missing) - done
+        return f" {jobs(left)} left alone: {reason}." if left > 0 else ""
 
 
 def jobs(number: int) -> str:
     return f"{number:,} job{'' if number == 1 else 's'}"
+
+
+def not_there(ids: list[int]) -> str:
+    names = ", ".join(map(str, ids[:NAMED])) + (" …" if len(ids) > NAMED else "")
+    return f"There is no job {names}." if len(ids) == 1 else f"There are no jobs {names}."
 
 
 def each(names: list[str], changed: list[str], done: str, was: str) -> str:
@@ -145,6 +171,5 @@ def status_lines(overview: stats.Overview) -> Iterator[str]:
     for queue in overview.queues:
         oldest = "" if queue.oldest_seconds is None else human(queue.oldest_seconds)
         note = "  (paused)" if queue.paused else ""
-        yield (
-            f"{queue.name:<{width}}  {queue.ready!s:>8}  {queue.scheduled!s:>9}  {queue.running!s:>8}  {oldest}{note}"
-        )
+        numbers = f"{queue.ready!s:>8}  {queue.scheduled!s:>9}  {queue.running!s:>8}"
+        yield f"{queue.name:<{width}}  {numbers}  {oldest:<8}{note}".rstrip()
