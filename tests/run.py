@@ -2,7 +2,7 @@
 
 SQLite and a PostgreSQL 18 out of a wheel always run: if one cannot, that is a failure. Servers on localhost that let
 us in without a password join, and so do those that DATABASE_URL and TEST_DATABASE_URLS name. Two databases run at a
-time: queue tests spend much of their time waiting.
+time for each processor, and the checks beside them: queue tests spend most of their time waiting.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from . import databases
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 1800.0  # seconds for one suite; far more than it needs
+AT_ONCE = 2 * (os.cpu_count() or 1)  # suites
 KEYS = ("sqlite", "pg18", "postgresql", "mariadb", "mysql")
 COUNTS = ("failed", "passed", "skipped", "errors")
 
@@ -59,10 +60,11 @@ def main() -> int:
     os.chdir(ROOT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the PostgreSQL we started is stopped
     started = time.monotonic()
-    checks = [] if options.fast else run_checks()
-    with ExitStack() as stack:
+    with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
+        running = [] if options.fast else [beside.submit(run_check, name) for name in checks_to_run()]
         found, missing = find_databases(options.only, stack)
         suites = run_suites(found, pytest_args) + missing
+        checks = [check.result() for check in running]
     print_summary(checks, suites, time.monotonic() - started)
     if options.totals:
         write_totals(options.totals, suites)
@@ -85,10 +87,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 # --- checks
 
 
-def run_checks() -> list[Verdict]:
-    names = [name for name in CHECKS if name != "docs" or Path("docs/conf.py").exists()]
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(run_check, names))
+def checks_to_run() -> list[str]:
+    return [name for name in CHECKS if name != "docs" or Path("docs/conf.py").exists()]
 
 
 def run_check(name: str) -> Verdict:
@@ -146,19 +146,19 @@ def servers() -> Iterator[str]:
 def run_suites(urls: list[str], pytest_args: list[str]) -> list[Verdict]:
     if len(urls) == 1:  # one alone may talk while it runs
         return [run_suite(urls[0], pytest_args, talk=True)]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda url: run_suite(url, pytest_args), urls))
 
 
 def run_suite(url: str, pytest_args: list[str], talk: bool = False) -> Verdict:
-    name = databases.describe(url)
+    name, began = databases.describe(url), time.monotonic()
     say(f"{name}: started")
     with tempfile.TemporaryDirectory(prefix="jobqueue-") as directory:
         report, log = Path(directory, "report.xml"), Path(directory, "log")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", f"--junitxml={report}", *pytest_args],
-                env={**os.environ, "DATABASE_URL": url},
+                env=environment(url),
                 stdin=subprocess.DEVNULL,
                 stdout=None if talk else output,
                 stderr=None if talk else subprocess.STDOUT,
@@ -174,7 +174,13 @@ def run_suite(url: str, pytest_args: list[str], talk: bool = False) -> Verdict:
     words = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "no tests"
     if exit_code not in (0, 1):
         words = f"pytest gave up (exit {exit_code}), {words}"
-    return Verdict(name, exit_code == 0, words, counts)
+    return Verdict(name, exit_code == 0, f"{words}, {time.monotonic() - began:.0f} s", counts)
+
+
+def environment(url: str) -> dict[str, str]:
+    env = {**os.environ, "DATABASE_URL": url}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile the same modules
+    return env
 
 
 def read_report(path: Path) -> dict[str, int]:

@@ -74,8 +74,9 @@ class Claimer(threading.Thread):
         with get_dialect(self.using).session():
             while not self._stopping.is_set():
                 try:
-                    if not self._step():
-                        self._rest()
+                    if (rest := self._step()) > 0:
+                        self.wake.wait(rest)
+                        self.wake.clear()
                     pause = 0.1
                 except (DatabaseError, InterfaceError) as error:
                     logger.error("Cannot claim jobs: %s", str(error).strip())
@@ -97,36 +98,33 @@ class Claimer(threading.Thread):
         self.lanes.tell(lanes)
         self.wake.set()
 
-    def _rest(self) -> None:
-        """Until there is room, or news, or it is time to look again."""
-        pause = self.lanes.seconds_to_look(lambda: self.wakeup.pause(time.monotonic() - self._found_at))
-        if self.desk.runs or self.isolation.active or self._unsure or not self.desk.believed:
-            pause = min(pause, BUSY_PAUSE)
-        self.wake.wait(pause)
-        self.wake.clear()
-
-    def _step(self) -> bool:
-        """One look at the queues; True if there may be more to claim at once."""
+    def _step(self) -> float:
+        """One look at the queues, and for how long to rest then, unless there is news: 0 where there may be more."""
         if not self.desk.believed:
-            return False  # whatever we claimed now, others might take for orphaned
+            return BUSY_PAUSE  # whatever we claimed now, others might take for orphaned
         if self._unsure:
             self._release_unheard()
         self.wakeup.ping_if_due()
         self._give_back_stuck()
         self._look_for_isolated()
         if self.isolation.active:
-            return self._serve_isolated()
+            return 0.0 if self._serve_isolated() else BUSY_PAUSE
         room = self._room()
         if room < 1:
-            return False
+            return BUSY_PAUSE  # a look at the lanes may be overdue by then: it waits for room too
         self.lanes.refresh()
         jobs = self._claim(room)
         if jobs:
             self._dispatch(jobs)
-            return True
+            return 0.0
         if self.desk.idle and not self._serve_isolated():
             self._stop_if_drained()
-        return False
+        return self._until_next_look()
+
+    def _until_next_look(self) -> float:
+        pause = self.lanes.seconds_to_look(lambda: self.wakeup.pause(time.monotonic() - self._found_at))
+        busy = self.desk.runs or self.isolation.active or self._unsure
+        return min(pause, BUSY_PAUSE) if busy else pause
 
     def _release_unheard(self) -> None:
         """Give back what the database gave us in a claim whose answer never came."""

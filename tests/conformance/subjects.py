@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import django
 from django.core.management import call_command
@@ -74,6 +75,7 @@ def signals_kept() -> Iterator[None]:
 
 
 @signals_kept()
+@mock.patch("django_jobqueue.worker.wakeup.TICK", 0.02)  # a worker that stops waits for its listener to notice
 def run_jobqueue_worker(alias: str) -> None:
     call_command("runworker", backend=alias, threads=1, drain=0)
 

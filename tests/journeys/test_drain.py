@@ -110,7 +110,7 @@ def test_g13_cancel_reaches_jobs_that_were_claimed_but_not_started(queue_db, sta
     from django_jobqueue.lifecycle import cancel
 
     enqueue_many([work.s(0.01) for _ in range(20)])
-    enqueue_many([work.s(1.2) for _ in range(8)])
+    enqueue_many([work.s(1.2) for _ in range(4)])
     start_worker("--threads", 1)
     eventually(lambda: Job.objects.running().count() > 1 and len(journal.starts()) > 20, within=20, every=0.01)
     last = Job.objects.order_by("-pk").values_list("pk", flat=True)[0]

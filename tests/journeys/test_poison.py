@@ -47,9 +47,9 @@ def test_g7_a_suspect_does_not_stop_the_queue_behind_long_jobs(queue_db, start_w
     """A job that has to run alone waits for that; the others must not wait with it for as long as the longest job."""
     suspect = work.enqueue()
     Job.objects.filter(pk=suspect.id).update(place=-1, losses=2)
-    work.enqueue(40)
+    work.enqueue(30)
     start_worker("--threads", 2)
     eventually(lambda: Job.objects.running().exists() or None, within=10)
-    for _ in range(60):
+    for _ in range(32):  # longer than the pause after which the worker tries again to let the suspect run
         work.enqueue(0.3)
-    eventually(lambda: Job.objects.filter(status="SUCCESSFUL").count() >= 58, within=28)
+    eventually(lambda: Job.objects.filter(status="SUCCESSFUL").count() >= 30, within=20)

@@ -47,6 +47,19 @@ def test_a_worker_that_knows_nothing_of_the_jobs_takes_no_more_than_it_can_start
         GATE.set()
 
 
+def test_a_claimer_without_room_rests_also_when_a_look_is_due(monkeypatch):
+    """The look waits for room too: it was due, could not be had, and was due again at once, with no pause between."""
+    enqueue_many(wait.s() for _ in range(3))
+    with working(threads=1) as worker:
+        assert STARTED.wait(20)
+        time.sleep(lanes.INTERVAL + 0.1)
+        room, asked = worker.claimer._room, []
+        monkeypatch.setattr(worker.claimer, "_room", lambda: asked.append(1) or room())
+        time.sleep(1)
+        assert 1 <= len(asked) < 20
+        GATE.set()
+
+
 def test_short_jobs_are_claimed_in_advance():
     worker = make_worker(threads=2)
     pace, worker.claimer.mix.share = worker.paces[False], 0.0

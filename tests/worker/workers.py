@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from django_jobqueue.compat import task_backends
 from django_jobqueue.lifecycle import QueueSelector
@@ -27,10 +28,16 @@ def make_worker(
     return Worker(backend, intake, threads=threads, async_slots=async_slots, shutdown_timeout=shutdown_timeout)
 
 
+def quick_to_stop() -> Any:
+    """A worker that stops waits for its listener to notice, which hundreds of tests need not wait for."""
+    return mock.patch("django_jobqueue.worker.wakeup.TICK", 0.02)
+
+
 def drain(seconds: float = 1.0, **options: Any) -> Worker:
     """Let a worker run all jobs that are due within this many seconds."""
     worker = make_worker(drain=seconds, **options)
-    assert worker.run()
+    with quick_to_stop():
+        assert worker.run()
     return worker
 
 
