@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_jobqueue.arguments import normalise_call, normalise_result
+from django_jobqueue.arguments import call_as_json, normalise_call, normalise_result
 from django_jobqueue.exceptions import InvalidResult
 
 pytestmark = pytest.mark.once
@@ -174,3 +174,20 @@ def test_g9_a_result_that_cannot_be_stored_says_so(value, kind):
 
 def test_an_invalid_result_is_a_type_error():
     assert issubclass(InvalidResult, TypeError)
+
+
+class Number(int):
+    def __repr__(self):
+        return "no number"
+
+
+@pytest.mark.parametrize(
+    "args", [(1,), (True, None), (Number(3), "x"), ("é\n\\u0000",), (1.5, -0.0, 10**400), ((1, 2),), [7], ()], ids=repr
+)
+def test_the_short_way_to_json_says_the_same_as_the_long_one(args):
+    texts = call_as_json(call, args, {})
+    assert [json.loads(text) for text in texts] == list(normalise_call(call, args, {}))
+
+
+def test_arguments_that_can_be_read_only_once_are_not_lost():
+    assert call_as_json(call, (number for number in (1, 2)), {}) == ("[1, 2]", "{}")

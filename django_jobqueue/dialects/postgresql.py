@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from itertools import groupby
@@ -28,6 +28,7 @@ from .records import ANY, Ending, Filter, Lane, Success, as_document
 
 #: Below this a multi-row INSERT is as quick as COPY and its preparations.
 COPY_FROM = 50
+COPIED = ["id", *ZEROS, *ENQUEUED]
 
 # The place comes from the column's default; a scheduled job must have none, so its column is named.
 INSERT = (
@@ -35,7 +36,11 @@ INSERT = (
     "RETURNING id, place"
 )
 INSERT_SCHEDULED = INSERT.replace("(attempts", "(place, attempts").replace("(0", "(NULL, 0")
-RESERVE = "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)"
+# The sequence is looked up once, not for each number; OFFSET 0 keeps the planner from moving the look-up.
+RESERVE = """
+SELECT string_agg(nextval(ids.name)::text, ',')
+FROM (SELECT pg_get_serial_sequence(%s, 'id')::regclass AS name OFFSET 0) AS ids, generate_series(1, %s)
+"""
 
 LANES = f"""
 WITH RECURSIVE lane AS (
@@ -212,16 +217,9 @@ class PostgreSQL(Dialect):
             with transaction.atomic(using=self.using) if len(jobs) > 1 else nullcontext():
                 for job in jobs:
                     self._insert(job)
+                    job._state.adding, job._state.db = False, self.using
         else:
-            with transaction.atomic(using=self.using), self.connection.cursor() as cursor:
-                cursor.execute(RESERVE, [JOB, len(jobs)])
-                for job, (number,) in zip(jobs, cursor.fetchall(), strict=True):
-                    job.id = number
-                for scheduled, some in groupby(jobs, key=lambda job: job.place is None):
-                    self._copy(cursor, list(some), ["id", *ZEROS, *ENQUEUED, *["place"] * scheduled])
-            forget_places(jobs)
-        for job in jobs:
-            job._state.adding, job._state.db = False, self.using
+            self._copy_all(jobs)
 
     def _insert(self, job: Job) -> None:
         values = [*of_task(job), as_json(job.args), as_json(job.kwargs), as_json(job.options)]
@@ -229,19 +227,40 @@ class PostgreSQL(Dialect):
             cursor.execute(INSERT if job.place is not None else INSERT_SCHEDULED, values)
             job.id, job.place = cursor.fetchone()
 
-    def _copy(self, cursor: Any, jobs: list[Job], columns: list[str]) -> None:
-        """All rows as one text: psycopg's ``write_row`` adapts a row value by value, each time anew."""
+    def _copy_all(self, jobs: list[Job]) -> None:
+        kinds = [(scheduled, list(some)) for scheduled, some in groupby(jobs, key=lambda job: job.place is None)]
+        alone = len(kinds) == 1 and self.connection.get_autocommit()  # the COPY is its own transaction
+        with nullcontext() if alone else transaction.atomic(using=self.using), self.connection.cursor() as cursor:
+            cursor.execute(RESERVE, [JOB, len(jobs)])
+            ids = cursor.fetchone()[0].split(",")
+            for scheduled, some in kinds:
+                self._copy(cursor, some, ids[: len(some)], [*COPIED, *["place"] * scheduled])
+                del ids[: len(some)]
+        forget_places(jobs)
+
+    def _copy(self, cursor: Any, jobs: list[Job], ids: list[str], columns: list[str]) -> None:
+        """Rows as text: psycopg's ``write_row`` adapts a row value by value, each time anew."""
+        lines = self._lines(jobs, ids, "\t\\N\n" if columns[-1] == "place" else "\n")
+        with (
+            self.connection.wrap_database_errors,
+            cursor.copy(f"COPY {JOB} ({', '.join(columns)}) FROM STDIN") as target,
+        ):
+            target.write("".join(lines))
+        for job, number in zip(jobs, ids, strict=True):
+            job.id = int(number)
+            job._state.adding, job._state.db = False, self.using
+
+    def _lines(self, jobs: list[Job], ids: list[str], end: str) -> Iterator[str]:
         known: dict[tuple[Any, ...], str] = {}
-        lines = []
-        end = "\t\\N\n" if columns[-1] == "place" else "\n"
-        for job in jobs:
+        for job, number in zip(jobs, ids, strict=True):
             task = of_task(job)
             if (text := known.get(task)) is None:
-                known[task] = text = "\t".join(map(_copied, task))
-            call = "\t".join([_copied(as_json(job.args)), _copied(as_json(job.kwargs)), _copied(as_json(job.options))])
-            lines.append(f"{job.id}\t0\t0\t0\t{text}\t{call}{end}")
-        with cursor.copy(f"COPY {JOB} ({', '.join(columns)}) FROM STDIN") as target:
-            target.write("".join(lines))
+                known[task] = text = "0\t0\t0\t" + "\t".join(map(_copied, task))
+            args, kwargs, options = job.args, job.kwargs, job.options
+            args = _copied(args if type(args) is str else as_json(args))
+            kwargs = "{}" if kwargs == "{}" else _copied(as_json(kwargs))
+            options = r"\N" if options is None else _copied(as_json(options))
+            yield f"{number}\t{text}\t{args}\t{kwargs}\t{options}{end}"
 
     def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         """Parameters go beside the statement: Django's cursor would quote them into it, and the server parse them."""

@@ -45,16 +45,17 @@ MANY = 200
 
 def enqueued(jobs: Iterable[Job], using: str) -> None:
     """These jobs were saved: wake workers for those in line. Workers also need to learn of what is due very soon."""
-    lanes, soon = set(), False
+    lanes: set[tuple[str, int]] = set()
+    soon = False
     for job in jobs:
         if job.__dict__.get("place", 0) is not None:  # not read back: in line
-            lanes.add(Lane(job.queue_name, job.priority))
+            lanes.add((job.queue_name, job.priority))
         elif not soon:
             soon = _is_soon(job.run_after)
     if soon:
         look(using)
     elif lanes:
-        ready(lanes, using)
+        ready([Lane(*lane) for lane in lanes], using)
 
 
 def ready(lanes: Collection[Lane], using: str) -> None:

@@ -54,6 +54,7 @@ class Pace:
     def room(self) -> int:
         """How many jobs to claim now; 0 while that would be too few to be worth a statement."""
         slots, prefetch = self.executor.slots, self.prefetch
-        self.low_water = (slots + prefetch) // 2 if prefetch else slots - 1
+        # What is claimed in advance may run out by half; a slot that stands idle would be missed.
+        self.low_water = slots + prefetch // 2 if prefetch else slots - 1
         load = self.executor.load
         return 0 if load > self.low_water else slots + prefetch - load

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from enum import Enum, IntEnum
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import IntegrityError, connection, connections, transaction
 from django.utils import timezone
 
 from django_jobqueue import enqueue_many
@@ -20,6 +20,10 @@ pytestmark = pytest.mark.django_db
 
 class Undo(Exception):
     pass
+
+
+def last_ids(number: int) -> list[int]:
+    return list(Job.objects.order_by("-place").values_list("pk", flat=True)[:number])[::-1]
 
 
 def count_elsewhere() -> int:
@@ -135,6 +139,42 @@ def test_one_call_that_cannot_be_enqueued_keeps_all_of_them_out():
     with pytest.raises(TypeError, match="echo"):
         enqueue_many([noop.s(), echo.s(object()), noop.s()])
     assert not Job.objects.exists()
+
+
+def take_an_id_ahead(by: int) -> Job:
+    """A job with an id that will come to the others later."""
+    return Job.objects.create(pk=enqueue(noop).pk + by, task_path="tests.tasks.noop", enqueued_at=timezone.now())
+
+
+def test_a_bulk_that_the_database_refuses_in_the_middle_leaves_nothing(queue_db):
+    if connection.vendor != "postgresql":
+        pytest.skip("the others never give an id that is taken")
+    take_an_id_ahead(80)
+    with pytest.raises(IntegrityError):
+        enqueue_many([noop.s() for _ in range(100)])
+    assert Job.objects.count() == 2
+    assert [result.id for result in enqueue_many([noop.s()] * 60)] == [str(pk) for pk in last_ids(60)]
+
+
+def test_a_bulk_that_the_database_refuses_leaves_the_callers_transaction_usable():
+    if connection.vendor != "postgresql":
+        pytest.skip("the others never give an id that is taken")
+    take_an_id_ahead(80)
+    with transaction.atomic():
+        with pytest.raises(IntegrityError):
+            enqueue_many([noop.s() for _ in range(100)])
+        noop.enqueue()
+    assert Job.objects.count() == 3
+
+
+def test_results_of_a_bulk_have_the_ids_of_their_rows_when_ids_are_not_contiguous():
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL reserves them one by one")
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SEQUENCE django_jobqueue_job_id_seq INCREMENT BY 7")
+    results = enqueue_many([add.s(number, 1) for number in range(60)])
+    assert {result.id: result.args for result in results} == {str(job.pk): job.args for job in Job.objects.all()}
+    assert [result.args[0] for result in results] == list(range(60))
 
 
 def test_no_calls_are_no_jobs():
