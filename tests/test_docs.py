@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -35,9 +36,10 @@ from django_jobqueue import backoff, checks, conf, exceptions, lifecycle, middle
 from django_jobqueue.admin import changelist, job_page
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
+from django_jobqueue.lifecycle.prune import LIMITS_KEPT
 from django_jobqueue.management import reloading
 from django_jobqueue.management.commands import jobqueue, runworker
-from django_jobqueue.middleware import JobContext, Middleware, chain, log_context, prometheus
+from django_jobqueue.middleware import JobContext, Middleware, chain, concurrency, log_context, prometheus, rate_limit
 from django_jobqueue.middleware.chain import enqueue_through
 from django_jobqueue.options import owners as option_owners
 from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
@@ -146,6 +148,31 @@ def test_every_hook_and_everything_of_the_context_is_documented():
     assert not missing(public(Middleware), page("reference/middleware.md"))
     given = {field.name for field in fields(JobContext)} - {"stop_reason"}
     assert not missing(given | public(JobContext) - {"stop_reason", "inject"}, page("reference/task_options.md"))
+
+
+BUILT_IN = [
+    layer
+    for module in pkgutil.iter_modules(middleware.__path__, "django_jobqueue.middleware.")
+    for layer in vars(importlib.import_module(module.name)).values()
+    if isinstance(layer, type)
+    and issubclass(layer, Middleware)
+    and layer.__module__ == module.name != "django_jobqueue.middleware.base"
+]
+
+
+@pytest.mark.parametrize("layer", BUILT_IN, ids=lambda layer: layer.__name__)
+def test_every_middleware_that_comes_along_has_a_section_with_its_options(layer):
+    section = page("reference/middleware.md").partition(f"### `{layer.__name__}`\n")[2].partition("\n### ")[0]
+    assert f"`{layer.__module__}.{layer.__name__}`" in section
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", section, re.MULTILINE))
+    assert {name: ast.literal_eval(value) for name, value in rows.items()} == dict(layer.options)
+
+
+def test_the_numbers_of_the_limits_are_those_of_the_code():
+    text = page("reference/middleware.md")
+    assert f"at most {concurrency.LONGEST:.0f} seconds at a time" in text
+    assert f"at most\n{rate_limit.LONGEST:.0f} seconds at a time" in text
+    assert LIMITS_KEPT.days == 2 and "for two days is deleted" in page("reference/models.md")
 
 
 def public(cls: type) -> set[str]:

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from ..exceptions import Skip
 from ..options import in_force, plain
+from ..outcomes import State
 from ..registry import resolve
 from .base import Middleware
 from .context import JobContext
@@ -63,7 +64,7 @@ class AgeLimit(Middleware):
         if isinstance(expires, str):
             end = datetime.fromisoformat(expires)
         else:
-            end = job.enqueued_at + timedelta(seconds=expires)
+            end = _born(job, expires) + timedelta(seconds=expires)
         started_at = job.started_at  # by the database's clock: when the attempt was claimed
         if started_at is not None and _aware(started_at) >= _aware(end):
             raise Skip(f"Expired at {_aware(end):%Y-%m-%d %H:%M:%S %Z}.")
@@ -71,6 +72,17 @@ class AgeLimit(Middleware):
     def _expires(self, value: Any) -> Any:
         """As JOBQUEUE_DEFAULTS may have it too: a timedelta, a datetime."""
         return self.clean_option("expires", plain(value))
+
+
+def _born(job: Job, expires: float) -> datetime:
+    """From when on the job ages. As a layer of the task alone this one has noted nothing when the job was enqueued."""
+    if not job.past_attempts:
+        return job.run_after or job.enqueued_at
+    # It must have been scheduled, if it was too old already when it first ran; its time has been overwritten since.
+    first = job.past_attempts[0]
+    ran = first.outcome != State.SKIPPED
+    scheduled = ran and first.started_at >= job.enqueued_at + timedelta(seconds=expires)
+    return first.started_at if scheduled else job.enqueued_at
 
 
 def _aware(moment: datetime) -> datetime:

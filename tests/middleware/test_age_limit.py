@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from django_jobqueue import enqueue_many, task
 from django_jobqueue.compat import InvalidTask
+from django_jobqueue.lifecycle import retry
 from django_jobqueue.models import Attempt, Job
 
 from ..lifecycle.steps import enqueue, fresh, outcomes
@@ -36,6 +37,12 @@ async def anote(word="async"):
 
 @task(max_attempts=9, backoff=0.3)
 def fails():
+    ran.append("failed")
+    raise KeyError("no")
+
+
+@task(max_attempts=9, backoff=0.3, middleware=[PATH])
+def own():
     ran.append("failed")
     raise KeyError("no")
 
@@ -106,6 +113,26 @@ def test_a_retry_that_comes_too_late_is_not_made():
     assert 1 <= len(ran) <= 4
     assert fresh(job).status == "CANCELLED"
     assert outcomes(job) == ["retrying"] * len(ran) + ["skipped"]
+
+
+def test_as_a_layer_of_the_task_alone_it_knows_when_a_scheduled_job_first_ran(settings):
+    """It is not there when the job is enqueued, and a retry overwrites the time that it was scheduled for."""
+    settings.JOBQUEUE_MIDDLEWARE = []
+    job = enqueue(own.using(expires=1, run_after=timedelta(seconds=0.3)))
+    early = timezone.now() - timedelta(hours=1)
+    Job.objects.filter(pk=job.pk).update(enqueued_at=early)
+    drain(3)
+    assert fresh(job).options == {"expires": 1}
+    assert fresh(job).status == "CANCELLED" and outcomes(job)[0] == "retrying" and 1 <= len(ran) <= 4
+
+
+def test_to_retry_it_by_hand_does_not_make_it_younger():
+    job = enqueue(note.using(expires=60))
+    age(job, 61)
+    drain()
+    assert retry([job.pk])
+    drain()
+    assert outcomes(job) == ["skipped", "skipped"] and ran == []
 
 
 def test_a_retry_of_a_scheduled_job_does_not_begin_its_age_anew():
