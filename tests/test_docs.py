@@ -164,7 +164,8 @@ BUILT_IN = [
 def test_every_middleware_that_comes_along_has_a_section_with_its_options(layer):
     section = page("reference/middleware.md").partition(f"### `{layer.__name__}`\n")[2].partition("\n### ")[0]
     assert f"`{layer.__module__}.{layer.__name__}`" in section
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", section, re.MULTILINE))
+    options = section.partition("| Option |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", options, re.MULTILINE))
     assert {name: ast.literal_eval(value) for name, value in rows.items()} == dict(layer.options)
 
 
