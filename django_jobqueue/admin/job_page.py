@@ -94,6 +94,10 @@ class JobPage:
             ago=words.ago(asked),
         )
 
+    @property
+    def progress(self) -> str | SafeString:
+        return words.progress(self.job)
+
     @cached_property
     def facts(self) -> list[tuple[str, Any]]:
         """Name and value, in rows."""

@@ -12,6 +12,7 @@ from django.utils.html import format_html
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 
+from ..models import Job
 from ..outcomes import storable
 from .kinds import kind_of
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from django.utils.safestring import SafeString
 
-    from ..models import Job
 
 CALL_LENGTH = 60
 TITLE_LENGTH = 500
@@ -155,6 +155,21 @@ def attempts(job: Job) -> SafeString | str:
         "by hand starts anew."
     ) % {"starts": job.attempts}
     return format_html('<abbr title="{}">{}</abbr>', title, text)
+
+
+def progress(job: Job) -> SafeString | str:
+    """How far a running job says it is: a bar where the end is known, ``30 of 120``, and what else it tells."""
+    told = job.progress if job.status == Job.Status.RUNNING else None
+    if not isinstance(told, dict) or not isinstance(told.get("done"), int | float):
+        return ""
+    done, total, message = told["done"], told.get("total"), storable(str(told.get("message") or ""))
+    if not isinstance(total, int | float) or total <= 0:
+        return format_html("{} {}", f"{done:g}", message)
+    text = _("%(done)s of %(total)s") % {"done": f"{done:g}", "total": f"{total:g}"}
+    percent = f"{min(100.0, max(0.0, 100 * done / total)):.0f}"
+    return format_html(
+        '<progress class="jq-progress" max="100" value="{}">{} %</progress> {} {}', percent, percent, text, message
+    )
 
 
 def as_id(text: str) -> int | None:

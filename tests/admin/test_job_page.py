@@ -67,6 +67,30 @@ def test_the_attempts_newest_first(viewer, add_jobs, add_attempt, add_worker):
     assert "Traceback ValueError" in text
 
 
+@pytest.mark.parametrize(
+    ("told", "shown", "bar"),
+    [
+        ({"done": 30, "total": 120, "message": "<pages>"}, "30 of 120 <pages>", 'value="25"'),
+        ({"done": 3.5, "total": None, "message": "read"}, "3.5 read", None),
+        ({"done": 500, "total": 120, "message": ""}, "500 of 120", 'value="100"'),
+        ({"done": "x"}, "", None),
+        (["nonsense"], "", None),
+        (None, "", None),
+    ],
+)
+def test_how_far_a_running_job_says_it_is(viewer, add_jobs, add_worker, told, shown, bar):
+    [job] = add_jobs(status=Status.RUNNING, attempts=1, worker=add_worker(), started_at=timezone.now(), progress=told)
+    response = viewer.get(job_page(job))
+    html = response.content.decode()
+    assert shown.replace("<pages>", "&lt;pages&gt;") in " ".join(html.replace("%</progress>", "%</progress> ").split())
+    assert ("<progress" in html) is (bar is not None) and (bar or "") in html
+
+
+def test_how_far_it_said_it_was_is_no_news_of_a_job_that_has_ended(viewer, add_jobs):
+    [job] = add_jobs(status=Status.SUCCESSFUL, attempts=1, progress={"done": 3, "total": 4, "message": "half-way"})
+    assert "half-way" not in viewer.get(job_page(job)).content.decode()
+
+
 def test_what_an_attempt_has_logged_is_folded(viewer, add_jobs, add_attempt):
     [job] = add_jobs(status=Status.SUCCESSFUL, attempts=2)
     add_attempt(job, 1, "retrying", message="OSError: no")
