@@ -153,6 +153,8 @@ def _defaults() -> Iterator[CheckMessage]:
 
 def _tasks() -> Iterator[CheckMessage]:
     """Tasks that were declared before their layers could be imported: what they say is looked at now."""
+    if not isinstance(getattr(settings, "JOBQUEUE_MIDDLEWARE", ()), list | tuple):
+        return  # E006 says so
     for task in tuple(declared.values()):
         options = getattr(task, "options", {})
         try:
