@@ -31,6 +31,12 @@ class Better(DatabaseConnections):
     pass
 
 
+@pytest.fixture(autouse=True)
+def no_tasks_of_other_tests(monkeypatch):
+    """Theirs have options of layers that are not in the settings here."""
+    monkeypatch.setattr(checks, "declared", {})
+
+
 def ids(messages) -> list[str]:
     return [message.id for message in messages]
 
