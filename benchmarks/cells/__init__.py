@@ -7,6 +7,7 @@ from .crowded import Full, Scheduled, Snapshot
 from .drain import Drain
 from .enqueue import Enqueue, Writers
 from .idle import Idle
+from .layers import Layers
 from .memory import Memory
 from .pickup import Pickup
 from .processes import Processes
@@ -27,6 +28,7 @@ ALL: dict[str, Cell] = {
         Async(),
         Sleep(),
         Arguments(),
+        Layers(),
         Memory(),
         Writers(),
     )

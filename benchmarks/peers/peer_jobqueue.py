@@ -3,7 +3,7 @@
 import asyncio
 
 import common
-from common import PROCESSES, SLOTS, chunks, django_command, django_setup, migrate
+from common import LAYERS, PROCESSES, SLOTS, chunks, django_command, django_setup, migrate
 
 PACKAGE = "django-jobqueue"
 DATABASES = ("postgresql", "sqlite", "mariadb")
@@ -20,9 +20,19 @@ POINT = """select id from django_jobqueue_job where status = 'READY' and place i
 PASSED = "select exists(select 1 from django_jobqueue_job where id = {id} and status = 'SUCCESSFUL')"
 STARTS_PROCESSES = True
 
+
+def layers_around(words):
+    if not words:
+        return {}
+    number, kind = words.split()
+    default = "django_jobqueue.middleware.database_connections.DatabaseConnections"
+    return {"JOBQUEUE_MIDDLEWARE": [default, *[f"jobqueue_layers.{kind}"] * int(number)]}
+
+
 django_setup(
     "django_jobqueue",
     TASKS={"default": {"BACKEND": "django_jobqueue.backend.JobQueueBackend", "QUEUES": []}},
+    **layers_around(LAYERS),
 )
 
 from django_jobqueue import enqueue_many, task  # noqa: E402

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 
 import pytest
@@ -29,6 +28,7 @@ from .limit_tasks import (
     waits,
 )
 from .tasks import work
+from .test_deploy import both
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -52,7 +52,15 @@ def test_a_task_is_interrupted_when_its_timeout_is_over(queue_db, start_worker, 
     assert wait_for_exit(worker) == 0
 
 
-@pytest.mark.parametrize("made", [stuck, swallows, blocks_the_loop], ids=lambda made: made.name)
+@pytest.mark.parametrize(
+    "made",
+    [
+        stuck,
+        pytest.param(swallows, marks=pytest.mark.once),
+        pytest.param(blocks_the_loop, marks=pytest.mark.once),
+    ],
+    ids=lambda made: made.name,
+)
 def test_g3_g6_what_does_not_react_is_written_off_and_its_process_replaced(
     queue_db, start_worker, journal, eventually, tmp_path, made
 ):
@@ -76,6 +84,7 @@ def test_g3_g6_what_does_not_react_is_written_off_and_its_process_replaced(
     assert journal.started()[bad] == 1 and journal.started()[long] == 2
 
 
+@pytest.mark.once
 def test_g3_there_are_never_more_live_threads_than_slots(queue_db, start_worker, eventually):
     stuck.enqueue()
     worker = start_worker("--threads", 2, "--timeout-grace", 60, options=LONG)
@@ -104,7 +113,11 @@ def by_api(job, admin_client):
     cancel([job])
 
 
-@pytest.mark.parametrize("by", [by_command, by_admin, by_api], ids=lambda by: by.__name__)
+@pytest.mark.parametrize(
+    "by",
+    [pytest.param(by_command, marks=pytest.mark.once), pytest.param(by_admin, marks=pytest.mark.once), by_api],
+    ids=lambda by: by.__name__,
+)
 @pytest.mark.parametrize("made", [spins, waits], ids=["sync", "async"])
 def test_g13_cancel_reaches_a_running_job_within_two_seconds(
     queue_db, start_worker, journal, eventually, admin_client, made, by
@@ -124,7 +137,10 @@ def test_g13_cancel_reaches_a_running_job_within_two_seconds(
     assert wait_for_exit(worker) == 0
 
 
-@pytest.mark.parametrize("made", [stays, stays_in_own_thread], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    "made",
+    [pytest.param(stays, id="sync"), pytest.param(stays_in_own_thread, id="async", marks=pytest.mark.once)],
+)
 def test_g13_a_cancelled_job_that_does_not_react_is_cancelled_all_the_same(
     queue_db, start_worker, journal, eventually, made
 ):
@@ -142,7 +158,7 @@ def test_g13_a_cancelled_job_that_does_not_react_is_cancelled_all_the_same(
 # -- stop -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@both
 def test_g6_the_process_ends_soon_after_its_grace_stuck_thread_or_not(
     queue_db, start_worker, journal, eventually, number
 ):

@@ -15,7 +15,10 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 NEIGHBOURS = 200
 
 
-@pytest.mark.parametrize("poison", [kill_worker, exit_worker], ids=["kill -9", "os._exit"])
+@pytest.mark.parametrize(
+    "poison",
+    [pytest.param(kill_worker, id="kill -9"), pytest.param(exit_worker, id="os._exit", marks=pytest.mark.once)],
+)
 def test_g7_poison_job_ends_failed_and_takes_no_neighbour(queue_db, start_worker, journal, eventually, poison):
     good = [work.s(0.001) for _ in range(NEIGHBOURS)]
     results = enqueue_many([*good[: NEIGHBOURS // 2], poison.s(), *good[NEIGHBOURS // 2 :]])

@@ -348,6 +348,7 @@ def switches(pid: int) -> int:
     return int(line.split()[1])
 
 
+@pytest.mark.once
 def test_each_worker_has_its_row_and_its_group(queue_db, supervise):
     supervisor = supervise(3)
     assert len(set(pids())) == 3

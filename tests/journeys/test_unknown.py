@@ -34,6 +34,7 @@ def test_g8_unknown_task_waits_for_a_worker_that_knows_it(queue_db, start_worker
     assert set(waiting.values_list("attempts", flat=True)) == {1}
 
 
+@pytest.mark.once
 def test_g8_a_module_that_does_not_import_is_unknown_too(queue_db, start_worker, tmp_path):
     """The new version's task is broken in this process, which need not be so in the next."""
     job = work.enqueue()
@@ -43,6 +44,7 @@ def test_g8_a_module_that_does_not_import_is_unknown_too(queue_db, start_worker,
     assert statuses() == {"READY": 1, "SUCCESSFUL": 1}
 
 
+@pytest.mark.once
 def test_g16_no_row_makes_a_worker_run_what_is_no_task(queue_db, start_worker, tmp_path):
     """The path is data: it imports no foreign module and calls no function that was not declared a task."""
     for path in ("os.getpid", "tests.journeys.tasks.note", "antigravity.fly", "tests.journeys.tasks.os.getpid"):

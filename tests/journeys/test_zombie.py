@@ -13,7 +13,9 @@ from .tasks import async_work, work
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize("task", [work, async_work], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    "task", [pytest.param(work, id="sync"), pytest.param(async_work, id="async", marks=pytest.mark.once)]
+)
 def test_g4_zombie_writes_nothing(queue_db, start_worker, journal, eventually, task):
     job = task.enqueue(1.0)
     zombie = start_worker()
