@@ -261,7 +261,8 @@ class Job(models.Model):
 
     def option(self, name: str, default: Any = None) -> Any:
         """The option as given for this job alone, or ``default``."""
-        return (self.options or {}).get(name, default)
+        options = self.options
+        return options.get(name, default) if isinstance(options, dict) else default
 
 
 _scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
