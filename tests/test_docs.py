@@ -29,6 +29,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.core.management.base import BaseCommand
+from django.utils import timezone
 from django.utils.module_loading import import_string
 
 import django_jobqueue
@@ -348,8 +349,8 @@ def written(monkeypatch, settings):
         monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
         monkeypatch.setitem(sys.modules, "shop.jobs", module)
         for _, code in blocks((ROOT / name).read_text(), "python"):
-            if re.match(r"# (?!shop/jobs\.py|settings\.py)\S+\.py", code):
-                continue  # another module's
+            if re.match(r"# (?!(shop/jobs|settings)\.py\n)\S+\.py", code):
+                continue  # another module's, or another choice of settings
             exec(code, vars(module))
             for setting in ("JOBQUEUE_MIDDLEWARE", "JOBQUEUE_DEFAULTS"):
                 if hasattr(module, setting):
@@ -385,7 +386,8 @@ def examples(written):
 
 def run_here(task, *args, **kwargs):
     """What the task's chain returns or raises."""
-    context = JobContext(job=models.Job(args=list(args), kwargs=kwargs), task=task, worker=None)
+    job = models.Job(args=list(args), kwargs=kwargs, enqueued_at=timezone.now())
+    context = JobContext(job=job, task=task, worker=None)
     return plan_for(task).handler(context)
 
 
