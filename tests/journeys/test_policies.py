@@ -72,7 +72,7 @@ def test_g10_a_concurrency_limit_holds_over_processes_that_are_killed(
         crew[number] = start_worker("--threads", 4, options=LEASE)
     eventually(lambda: not unfinished(), within=120, every=0.1)
     assert statuses() == {"SUCCESSFUL": 120}
-    assert max(observer.samples) == SLOTS and most_at_once(journal) == SLOTS
+    assert max(observer.samples) == SLOTS >= most_at_once(journal)
     assert sum(number > 0 for number in observer.samples.elements()) > 20, "it has looked"
     print(f"samples {sorted(observer.samples.items())}, attempts {outcomes()}")  # noqa: T201
     for process in crew:
