@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from datetime import timedelta
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from urllib.request import urlopen
 
 import pytest
@@ -163,7 +163,7 @@ def test_workers_on_one_machine_take_one_port_after_the_other(queue_db, settings
         assert port <= ports[0] < ports[1] < port + 10
         for each in ports:
             assert fetch(each)
-    with pytest.raises(OSError):
+    with pytest.raises((OSError, HTTPException)):
         fetch(ports[0])
     with working() as third:
         assert port_of(third) == ports[0], "it is free again"
@@ -205,7 +205,7 @@ def test_each_process_of_a_worker_has_its_port(queue_db, spawn, eventually):
         for each in range(port, port + 5):
             try:
                 found.append(fetch(each))
-            except OSError:
+            except (OSError, HTTPException):  # on the same machine a connection may meet itself, and hears its echo
                 continue
         return sum(
             key == ("jobqueue_attempts_total", "succeeded", "default", "tests.tasks.noop")
