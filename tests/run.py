@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 from xml.etree import ElementTree
 
 from . import databases
@@ -41,6 +42,8 @@ CHECKS = {
     "docs": ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"],
 }
 
+running_suites: list[subprocess.Popen] = []
+
 
 @dataclass
 class Verdict:
@@ -58,7 +61,8 @@ class Verdict:
 def main() -> int:
     options, pytest_args = parse()
     os.chdir(ROOT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the PostgreSQL we started is stopped
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored by what runs in its background
     started = time.monotonic()
     with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
         running = [] if options.fast else [beside.submit(run_check, name) for name in checks_to_run()]
@@ -69,6 +73,13 @@ def main() -> int:
     if options.totals:
         write_totals(options.totals, suites)
     return 0 if suites and all(verdict.ok for verdict in checks + suites) else 1
+
+
+def terminate(*_: object) -> NoReturn:
+    """End the suites too, and as Ctrl-C does: what they have started, and what we have, is stopped then."""
+    for process in running_suites:
+        process.send_signal(signal.SIGINT)
+    sys.exit(143)
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -163,11 +174,13 @@ def run_suite(url: str, pytest_args: list[str], talk: bool = False) -> Verdict:
                 stdout=None if talk else output,
                 stderr=None if talk else subprocess.STDOUT,
             )
+            running_suites.append(process)
             try:
                 exit_code = process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 exit_code = process.wait()
+            running_suites.remove(process)
         if not talk:
             say(f"\n{f' {name} ':#^100}\n{log.read_text(errors='replace')}")
         counts = read_report(report)
