@@ -39,6 +39,8 @@ from .wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
+#: Seconds within which a signal is seen to, whichever thread gets it.
+SIGNAL_LATENCY = 0.5
 #: Seconds before each further try to register. A restart of the database takes no longer; what does is for whoever
 #: started the worker, who wants to see it fail.
 REGISTER_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -121,7 +123,10 @@ class Worker:
         self._boot()
         began = time.monotonic()
         try:
-            self.desk.stop_requested.wait()
+            # Python's handlers run in this thread, but the system may give the signal to another one, which does not
+            # wake this one: so it wakes by itself.
+            while not self.desk.stop_requested.wait(SIGNAL_LATENCY):
+                pass
         finally:
             clean = Stop(self).carry_out()
             self._sign_off()

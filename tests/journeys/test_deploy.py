@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -42,6 +44,23 @@ def test_g6_sigterm_costs_no_attempt(queue_db, start_worker, journal, eventually
     assert set(outcomes()) == {"succeeded"}
     assert set(journal.started()) == set(Job.objects.filter(status="SUCCESSFUL").values_list("pk", flat=True))
     assert len(journal.lines("end")) == len(journal.starts())
+    assert list(Worker.objects.values_list("status", flat=True)) == ["STOPPED"]
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere one cannot say which thread gets a signal")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_g6_a_signal_that_another_thread_than_the_main_one_gets_stops_the_worker_too(
+    queue_db, start_worker, eventually, number
+):
+    """The system picks a thread itself when the main one has a signal to see to already, as after a SIGCONT."""
+    worker = start_worker()
+    eventually(lambda: is_working(worker), within=20)
+    others = eventually(
+        lambda: [int(name) for name in os.listdir(f"/proc/{worker.pid}/task") if int(name) != worker.pid]
+    )
+    assert ctypes.CDLL(None, use_errno=True).tgkill(worker.pid, others[0], number) == 0
+    assert wait_for_exit(worker) == 0
     assert list(Worker.objects.values_list("status", flat=True)) == ["STOPPED"]
 
 
