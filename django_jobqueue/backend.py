@@ -143,9 +143,8 @@ class JobQueueBackend(BaseTaskBackend):
             "max_attempts": effective(task, "max_attempts", self.config.max_attempts),
         }
         if options := getattr(task, "options", None):
-            checked_names(
-                options, getattr(task, "middleware", ()), f"{task.module_path}: "
-            )  # its layers can be imported by now
+            # again: its layers can be imported by now
+            checked_names(options, getattr(task, "middleware", ()), f"{task.module_path}: ")
         if given := getattr(task, "given", None):
             columns["options"] = dict(given)
         if run_after is not None:

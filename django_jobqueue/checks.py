@@ -75,7 +75,7 @@ def _backport() -> Iterator[CheckMessage]:
 
 def _middleware() -> Iterator[CheckMessage]:
     value = getattr(settings, "JOBQUEUE_MIDDLEWARE", ())
-    if isinstance(value, str) or not isinstance(value, list | tuple):
+    if not _is_a_list(value):
         yield Error(
             f"JOBQUEUE_MIDDLEWARE must be a list of dotted paths, not {value!r}.",
             hint="Write JOBQUEUE_MIDDLEWARE = [...].",
@@ -100,10 +100,13 @@ def _middleware() -> Iterator[CheckMessage]:
             hint="Put 'django_jobqueue.middleware.database_connections.DatabaseConnections' first in the list.",
             id="jobqueue.W007",
         )
-
     yield from _requirements(layers)
     for what in ("provides", "options"):
         yield from _claimed_twice(layers, what)
+
+
+def _is_a_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _requirements(layers: Sequence[Any]) -> Iterator[CheckMessage]:
@@ -153,7 +156,7 @@ def _defaults() -> Iterator[CheckMessage]:
 
 def _tasks() -> Iterator[CheckMessage]:
     """Tasks that were declared before their layers could be imported: what they say is looked at now."""
-    if not isinstance(getattr(settings, "JOBQUEUE_MIDDLEWARE", ()), list | tuple):
+    if not _is_a_list(getattr(settings, "JOBQUEUE_MIDDLEWARE", ())):
         return  # E006 says so
     for task in tuple(declared.values()):
         options = getattr(task, "options", {})

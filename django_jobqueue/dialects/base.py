@@ -419,19 +419,23 @@ class Dialect:
 
     def is_own(self) -> bool:
         """Has the calling thread a session of the server to itself? It is set up for us when that is asked first."""
-        if not getattr(self._own, "active", False) or not self._may_set_up():
+        if not getattr(self._own, "active", False) or self._is_pooled():
             return False
         connection = self.connection
         connection.ensure_connection()
         if getattr(self._own, "set_up", None) is not connection.connection:
-            if connection.in_atomic_block:
+            if connection.in_atomic_block or not self._may_set_up():
                 return False
             self._set_up(connection.connection)
             self._own.set_up = connection.connection
         return True
 
+    def _is_pooled(self) -> bool:
+        """Does a pooler stand in between, as far as is known? It may turn out at any time, so each statement asks."""
+        return False
+
     def _may_set_up(self) -> bool:
-        """Does nobody else get the session after us?"""
+        """Do the settings leave the session to us? Asked once for each connection."""
         return True
 
     def _set_up(self, raw: Any) -> None:

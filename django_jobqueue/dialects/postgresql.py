@@ -280,9 +280,12 @@ class PostgreSQL(Dialect):
 
     # -- a worker's own connections --------------------------------------------------------------
 
+    def _is_pooled(self) -> bool:
+        return not self.direct
+
     def _may_set_up(self) -> bool:
         settings = self.connection.settings_dict
-        return self.direct and not (settings.get("DISABLE_SERVER_SIDE_CURSORS") or settings["OPTIONS"].get("pool"))
+        return not (settings.get("DISABLE_SERVER_SIDE_CURSORS") or settings["OPTIONS"].get("pool"))
 
     def _set_up(self, raw: Any) -> None:
         """Statements are prepared: to plan a claim takes the server longer than to run it.
