@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from types import ModuleType
@@ -30,7 +30,7 @@ from .conf import Options, problems_of
 from .middleware.chain import enqueue_through, hook, project_layers
 from .options import checked_names
 from .registry import copy_of, effective, resolve
-from .task import Call, JobTask
+from .task import Call, JobTask, Step
 
 if TYPE_CHECKING:
     from .models import Job
@@ -92,7 +92,26 @@ class JobQueueBackend(BaseTaskBackend):
         """Insert jobs for all calls in one transaction, or none; their results in the calls' order."""
         calls = list(calls)
         jobs = self._jobs(calls)
-        self._insert(jobs)
+        if waits := waits_of(calls):
+            self._lifecycle.enqueue_behind(jobs, waits, self._insert, self.database)
+        else:
+            self._insert(jobs)
+        return self._results_of(calls, jobs)
+
+    def enqueue_steps(self, steps: Sequence[Step], name: str = "") -> tuple[int, Sequence[AnyResult]]:
+        """Insert the jobs of a chain or group in one transaction; the number of their batch, and their results."""
+        calls = [step.call for step in steps]
+        jobs = self._jobs(calls)
+        batch = self._lifecycle.enqueue_batch(jobs, steps, waits_of(calls), name, self._insert, self.database)
+        return batch.pk, self._results_of(calls, jobs)
+
+    def enqueue_beside(self, calls: Sequence[Call], beside: int) -> Sequence[AnyResult]:
+        """Insert jobs for which those wait too that wait for the job with the number ``beside``."""
+        jobs = self._jobs(calls)
+        self._lifecycle.enqueue_beside(jobs, beside, self._insert, self.database)
+        return self._results_of(calls, jobs)
+
+    def _results_of(self, calls: Sequence[Call], jobs: Sequence[Job]) -> Sequence[AnyResult]:
         results: Sequence[AnyResult] = self._results.Results(self._enqueued, [call.task for call in calls], jobs)
         if is_heard(task_enqueued, logging.DEBUG):
             for result in results:
@@ -149,6 +168,8 @@ class JobQueueBackend(BaseTaskBackend):
             columns["options"] = dict(given)
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
+        if after := getattr(task, "after", ()):
+            columns |= {"place": None, "status": self._models.Job.Status.WAITING, "waiting_for": len(after)}
         return columns
 
     def _insert(self, jobs: list[Job]) -> None:
@@ -243,6 +264,14 @@ def _number(result_id: Any) -> int:
     if number > MAX_ID:
         raise TaskResultDoesNotExist(result_id)
     return number
+
+
+def waits_of(calls: Sequence[Call]) -> dict[int, tuple[tuple[int, ...], str]]:
+    """By the place of a call, the jobs that it waits for, and its rule; nothing for those that wait for none."""
+    if not any(getattr(task, "after", ()) for task in {id(call.task): call.task for call in calls}.values()):
+        return {}
+    tasks: Iterator[tuple[int, Any]] = ((place, call.task) for place, call in enumerate(calls))
+    return {place: (task.after, task.if_failed) for place, task in tasks if getattr(task, "after", ())}
 
 
 def moment_after(delay: timedelta, now: datetime) -> datetime:

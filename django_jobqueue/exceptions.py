@@ -98,3 +98,7 @@ class Fail(Control):
 
 class Dropped(JobQueueError):
     """A middleware left the job out when it was enqueued. Stands in the errors of the result that the caller got."""
+
+
+class DependencyFailed(JobQueueError):
+    """A job that this one waits for has not succeeded. Never raised in a task; it stands in the result's errors."""

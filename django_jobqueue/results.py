@@ -76,8 +76,9 @@ class Results(Sequence[AnyResult]):
 def result_of(job: Job, attempts: Iterable[Attempt | Past], task: AnyTask) -> AnyResult:
     """The job as a ``TaskResult``. ``attempts`` are its ended ones in order; a running one is taken from the job."""
     attempts = list(attempts)
-    worker_ids = [str(attempt.worker_id) for attempt in attempts]
-    started = [attempt.started_at for attempt in attempts]
+    made = [attempt for attempt in attempts if attempt.worker_id is not None]
+    worker_ids = [str(attempt.worker_id) for attempt in made]
+    started = [attempt.started_at for attempt in made]
     if job.status == Job.Status.RUNNING:
         worker_ids.append(str(job.worker_id))
         started += [job.started_at] if job.started_at else []

@@ -248,3 +248,39 @@ def _fetch(sql: str, params: Sequence[Any], using: str) -> list[Any]:
     with connections[using].cursor() as cursor:
         cursor.execute(sql, params or None)
         return list(cursor.fetchall())
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNumbers:
+    """How far a batch is: its jobs by status."""
+
+    waiting: int = 0
+    ready: int = 0
+    running: int = 0
+    successful: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    #: There are more jobs than were counted.
+    capped: bool = False
+
+    @property
+    def done(self) -> int:
+        return self.successful + self.failed + self.cancelled
+
+    @property
+    def total(self) -> int:
+        return self.done + self.waiting + self.ready + self.running
+
+
+def batches(ids: Sequence[int], using: str = "default", cap: int = CAP) -> dict[int, BatchNumbers]:
+    """How far these batches are; each status is counted up to ``cap``."""
+    jobs = Job.objects.using(using)
+    pairs = [(pk, status) for pk in ids for status in Job.Status.values]
+    counts = capped_counts(
+        [jobs.filter(batch=pk, status=status).order_by("batch_id", "status") for pk, status in pairs], using, cap
+    )
+    found: dict[int, dict[str, Any]] = {pk: {} for pk in ids}
+    for (pk, status), count in zip(pairs, counts, strict=True):
+        found[pk][status.lower()] = count.number
+        found[pk]["capped"] = found[pk].get("capped", False) or count.capped
+    return {pk: BatchNumbers(**numbers) for pk, numbers in found.items()}

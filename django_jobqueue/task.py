@@ -55,6 +55,10 @@ class JobTask(_Task[P, R]):
     middleware: tuple[Any, ...] = ()
     #: Run, with its outcome, in one transaction of the jobs' database.
     atomic: bool = False
+    #: The numbers of jobs that must end before this one starts; for ``using``, not for ``@task``.
+    after: tuple[int, ...] = ()
+    #: What becomes of the job if one of those has not succeeded: ``"cancel"``, ``"fail"`` or ``"run"`` it.
+    if_failed: str = "cancel"
     #: What was declared for options that layers add; they are written beside the others, ``@task(expires=60)``.
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     #: What ``using`` was given for them, and for ``timeout``: it travels with the job.
@@ -82,12 +86,16 @@ class JobTask(_Task[P, R]):
         backend: str | None = None,
         max_attempts: int | None = None,
         timeout: float | timedelta | None = None,
+        after: Any = None,
+        if_failed: str | None = None,
         **options: Any,
     ) -> JobTask[P, R]:
         """The same task with other values for what is enqueued next; None leaves a value as it is.
 
         ``run_after`` is an aware datetime, or a timedelta that counts from the moment of ``enqueue``; ``timeout`` is
-        seconds or a timedelta. ``options`` are those that layers add: they travel with the job, so they must be data,
+        seconds or a timedelta. ``after`` is a result of an earlier enqueue, or several: the job waits until they have
+        ended, and ``if_failed`` says what becomes of it if one has not succeeded: ``"cancel"``, ``"fail"`` or ``"run"``
+        it. ``options`` are those that layers add: they travel with the job, so they must be data,
         and None is a value like another. Raise ``TypeError`` for one that no layer knows, ``InvalidTask`` for a value
         that its layer refuses.
         """
@@ -98,6 +106,8 @@ class JobTask(_Task[P, R]):
             "backend": backend,
             "max_attempts": max_attempts,
             "timeout": timeout,
+            "after": None if after is None else job_numbers(after),
+            "if_failed": if_failed,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         if "timeout" in changes or options:
@@ -109,9 +119,15 @@ class JobTask(_Task[P, R]):
             changes["given"] = {**self.given, **as_data(options, f"{self.module_path}: ")}
         return replace(self, **changes)
 
-    def s(self, *args: P.args, **kwargs: P.kwargs) -> Call:
-        """A call that is not enqueued yet: for ``enqueue_many``."""
+    def s(self, *args: Any, **kwargs: Any) -> Call:
+        """A call that is not enqueued yet: for ``enqueue_many``, ``chain`` and ``group``. Behind others, the task gets
+        their result in front of these arguments.
+        """
         return Call(self, args, kwargs)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """The same, and the task gets no result of those before it: these arguments are all there is."""
+        return Call(self, args, kwargs, takes_result=False)
 
 
 def _checked(options: Mapping[str, Any], own_layers: tuple[Any, ...], task: JobTask[..., Any]) -> dict[str, Any]:
@@ -157,6 +173,42 @@ class Call:
     task: AnyTask
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    #: Behind others: does it get their result?
+    takes_result: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a composition, and what it waits for."""
+
+    call: Call
+    #: The places of the steps that must end before this one, all smaller than its own.
+    after: tuple[int, ...] = ()
+    rule: str = "cancel"
+    #: Does it get the results of those before it, and as a list?
+    takes_result: bool = False
+    listed: bool = False
+
+
+#: What may become of a job that waits for one that has not succeeded.
+IF_FAILED = ("cancel", "fail", "run")
+
+
+def job_numbers(after: Any) -> tuple[int, ...]:
+    """The numbers of these jobs: a result, a job or a number, or several of them. Raise ``TypeError`` for others, and
+    ``ValueError`` for a result of what was not enqueued.
+    """
+    several = isinstance(after, Iterable) and not isinstance(after, str)
+    return tuple(dict.fromkeys(_job_number(one) for one in (after if several else [after])))
+
+
+def _job_number(one: Any) -> int:
+    number = getattr(one, "id", one)
+    if number in ("", None):
+        raise ValueError(f"after: {one!r} was not enqueued, so nothing can wait for it.")
+    if isinstance(number, bool) or not (isinstance(number, int) or (isinstance(number, str) and number.isdecimal())):
+        raise TypeError(f"after takes results, jobs or their numbers, not {one!r}.")
+    return int(number)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -186,6 +238,8 @@ def check_options(task: JobTask[..., Any]) -> None:
             complain(f"{error}.")
     if task.atomic and is_async(task):
         complain("atomic=True is for sync tasks: Django has no transactions in coroutines.")
+    if task.if_failed not in IF_FAILED:
+        complain(f"if_failed must be one of {IF_FAILED}, not {task.if_failed!r}.")
     for name in ("retry_on", "give_up_on"):
         for item in getattr(task, name):
             if not (isinstance(item, type) and issubclass(item, BaseException)):
@@ -210,6 +264,7 @@ def task(
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
+    if_failed: str = ...,
     **options: Any,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
 
@@ -228,6 +283,7 @@ def task(
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
+    if_failed: str = ...,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
 
@@ -248,8 +304,9 @@ def task(
     we understand are left out, so that the same module can be imported there. Raise ``TypeError`` for an option that
     does not exist and ``InvalidTask`` for a value that cannot be.
     """
-    if "run_after" in options:
-        raise TypeError("@task has no option 'run_after'. Use .using(run_after=…) for a time to start at.")
+    for name, what in (("run_after", "a time to start at"), ("after", "jobs to wait for")):
+        if name in options:
+            raise TypeError(f"@task has no option {name!r}. Use .using({name}=…) for {what}.")
     added = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     if added:
         checked_names(added, _as_tuple(options.get("middleware")), f"@task has {', '.join(TASK_OPTIONS)}; ")
@@ -272,7 +329,9 @@ def task(
 
 _DJANGOS = {item.name for item in fields(Task)}
 OWN_OPTIONS = tuple(
-    item.name for item in fields(JobTask) if item.name not in _DJANGOS and item.name not in ("options", "given")
+    item.name
+    for item in fields(JobTask)
+    if item.name not in _DJANGOS and item.name not in ("options", "given", "after")
 )
 TASK_OPTIONS = ("priority", "queue_name", "backend", "takes_context", *OWN_OPTIONS)
 

@@ -1,7 +1,8 @@
 """Django's admin: what an operator sees of the jobs, and what he can do to them."""
 
+from .batches import BatchAdmin
 from .jobs import JobAdmin
 from .queues import QueueAdmin
 from .workers import WorkerAdmin
 
-__all__ = ["JobAdmin", "QueueAdmin", "WorkerAdmin"]
+__all__ = ["BatchAdmin", "JobAdmin", "QueueAdmin", "WorkerAdmin"]

@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from .. import stats
-from ..models import Worker
+from ..models import Batch, Worker
 from .base import database
 from .choices import CHOICES, known_queues, recent
 from .kinds import KINDS
@@ -94,6 +94,27 @@ class WorkerFilter(SimpleListFilter):
     @property
     def number(self) -> int:
         """The worker's id; 0, which is nobody's, for what is no number."""
+        return as_id(self.value() or "") or 0
+
+
+class BatchFilter(SimpleListFilter):
+    """The jobs of one batch. Shown only where a link has led to it."""
+
+    title = _("batch")
+    parameter_name = "batch"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Choices:
+        return [(str(batch.pk), str(batch)) for batch in Batch.objects.using(database()).filter(pk=self.number)]
+
+    def has_output(self) -> bool:
+        return self.value() is not None
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset if self.value() is None else queryset.filter(batch_id=self.number)
+
+    @property
+    def number(self) -> int:
+        """The batch's id; 0, which is nobody's, for what is no number."""
         return as_id(self.value() or "") or 0
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.urls import reverse
 from django.utils.functional import cached_property
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from ..models import Attempt, Job, Queue, Worker
+from ..models import Attempt, Batch, Dependency, Job, Queue, Worker
 from . import words
 from .kinds import kind_of
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: A job that is snoozed every minute has a great many attempts.
 SHOWN = 50
+#: Of those that it waits for, or that wait for it, so many are named.
+NEIGHBOURS = 10
 
 #: The colour of each outcome in admin.css, in the words of the kinds of jobs.
 COLOURS: dict[str, str] = {
@@ -61,7 +64,9 @@ class JobPage:
                 worker=self.worker,
             )
         if self.kind.word == "waiting":
-            return _("Waiting for other jobs.")
+            count = self.job.waiting_for
+            sentence = ngettext("Waiting for %(count)d other job.", "Waiting for %(count)d other jobs.", count)
+            return sentence % {"count": count}
         return self._ended()
 
     def _in_queue(self) -> str:
@@ -114,8 +119,22 @@ class JobPage:
             (_("Duration"), words.span(job.duration) if job.duration is not None else ""),
             (_("Losses"), job.losses or ""),
             (_("Backend"), job.backend),
+            (_("Batch"), self._batch),
+            (_("After"), _links(self._neighbours("on_id", job=job.pk))),
+            (_("Before"), _links(self._neighbours("job_id", on=job.pk))),
         ]
         return [(name, value) for name, value in facts if value not in ("", None)]
+
+    @property
+    def _batch(self) -> str | SafeString:
+        batch = Batch.objects.using(self.job._state.db).filter(pk=self.job.batch_id or 0).first()
+        if batch is None:
+            return ""
+        return format_html('<a href="{}">{}</a>', reverse("admin:django_jobqueue_batch_change", args=[batch.pk]), batch)
+
+    def _neighbours(self, field: str, **condition: int) -> list[int]:
+        rows = Dependency.objects.using(self.job._state.db).filter(**condition).order_by(field)
+        return list(rows.values_list(field, flat=True)[: NEIGHBOURS + 1])
 
     @cached_property
     def values(self) -> list[tuple[str, SafeString]]:
@@ -142,6 +161,13 @@ class JobPage:
     def not_shown(self) -> int:
         """Attempts that are too many for the page."""
         return max(0, self.attempts[0]["number"] - SHOWN) if self.attempts else 0
+
+
+def _links(ids: list[int]) -> str | SafeString:
+    """The jobs, as links to their pages."""
+    page = "admin:django_jobqueue_job_change"
+    links = format_html_join(", ", '<a href="{}">#{}</a>', ((reverse(page, args=[pk]), pk) for pk in ids[:NEIGHBOURS]))
+    return format_html("{}, …", links) if len(ids) > NEIGHBOURS else links
 
 
 def _shown(attempt: Attempt) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..models import Job
 from . import words
 from .base import ReadOnlyAdmin
 from .changelist import BEFORE_VAR, JobChangeList
-from .filters import QueueFilter, StatusFilter, TaskFilter, WorkerFilter
+from .filters import BatchFilter, QueueFilter, StatusFilter, TaskFilter, WorkerFilter
 from .job_page import JobPage
 from .notices import notices
 from .pagination import CappedPaginator
@@ -50,7 +50,7 @@ def as_action(verb: Verb) -> Callable[[JobAdmin, HttpRequest, QuerySet[Job]], No
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("number", "state", "call", "queue", "importance", "tried", "age", "duration")
     list_display_links = ("number",)
-    list_filter = (StatusFilter, QueueFilter, TaskFilter, WorkerFilter)
+    list_filter = (StatusFilter, QueueFilter, TaskFilter, WorkerFilter, BatchFilter)
     search_fields = ("id", "task_path")
     search_help_text = _("The number of a job, or a part of a task's path.")
     ordering = ("-id",)

@@ -19,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
-from ..models import Attempt, Job, Queue
+from ..models import Attempt, Dependency, Job, Queue
 from ..models.fields import NextPlace
 from .records import ANY, Ending, Filter, Lane, Release, Success
 
@@ -29,13 +29,16 @@ Row = Sequence[Any]
 JOB = Job._meta.db_table
 ATTEMPT = Attempt._meta.db_table
 QUEUE = Queue._meta.db_table
+DEPENDENCY = Dependency._meta.db_table
 #: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
 CLAIMED = (
     "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
-    "queue_name backend task_path args kwargs options"
+    "queue_name backend task_path args kwargs options followed"
 ).split()
 #: What an enqueue writes. All but the last three are alike for the calls of one task.
-COLUMNS_OF_TASK = "enqueued_at run_after priority max_attempts status queue_name backend task_path".split()
+COLUMNS_OF_TASK = (
+    "enqueued_at run_after priority max_attempts status queue_name backend task_path batch_id waiting_for followed"
+).split()
 ENQUEUED = [*COLUMNS_OF_TASK, "args", "kwargs", "options"]
 of_task = attrgetter(*COLUMNS_OF_TASK)
 #: And what is 0 for every new job.
@@ -51,8 +54,10 @@ FINISH_JOB = (
 # finished lies in front.
 PEEK = f"""
 SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority, place LIMIT 1),
-    (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1)
+    (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1),
+    (SELECT 1 FROM {JOB} WHERE {{followed}} AND status IN ('SUCCESSFUL', 'FAILED', 'CANCELLED') ORDER BY id LIMIT 1)
 """
+NOTE_END = f"UPDATE {DEPENDENCY} SET status = %s WHERE on_id = %s AND job_id = %s"
 SUCCEED_JOB = (
     f"UPDATE {JOB} SET status='SUCCESSFUL', started_at=%s, finished_at=%s, result=%s, worker_id=NULL, token=NULL "
     "WHERE id=%s AND token=%s"
@@ -65,6 +70,17 @@ ADD_ATTEMPT = (
 
 class _Fenced(Exception):
     """A row is not ours any more."""
+
+
+class Glance(NamedTuple):
+    """All that an idle worker asks."""
+
+    #: Is any job in line?
+    in_line: bool
+    #: In how many seconds is the next scheduled one due?
+    due_in: float | None
+    #: Has a job ended, and those who wait for it have not been told?
+    ended: bool
 
 
 class Held(NamedTuple):
@@ -92,6 +108,8 @@ class Dialect:
     now: ClassVar[str] = "CURRENT_TIMESTAMP(6)"
     #: How many seconds from now a time is, in SQL.
     seconds_until: ClassVar[str] = "TIMESTAMPDIFF(MICROSECOND, CURRENT_TIMESTAMP(6), {}) / 1000000"
+    #: "Does any job wait for this one?", as the conditions of partial indexes have it.
+    followed: ClassVar[str] = "followed"
     #: Error codes of collisions with another connection: the write was rolled back and is worth trying again.
     collisions: ClassVar[frozenset[Any]] = frozenset()
 
@@ -159,10 +177,11 @@ class Dialect:
 
     # -- claim -----------------------------------------------------------------------------------
 
-    def peek(self) -> tuple[bool, float | None]:
-        """Is any job in line, and in how many seconds is the next scheduled one due? All that an idle worker asks."""
-        ((in_line, due_in),) = self._rows(PEEK.format(seconds=self.seconds_until.format("run_after")))
-        return bool(in_line), None if due_in is None else float(due_in)
+    def peek(self) -> Glance:
+        """One cheap read."""
+        sql = PEEK.format(seconds=self.seconds_until.format("run_after"), followed=self.followed)
+        ((in_line, due_in, ended),) = self._rows(sql)
+        return Glance(bool(in_line), None if due_in is None else float(due_in), bool(ended))
 
     def lanes(self) -> list[Lane]:
         """The lanes that have jobs in line, found by leaping from one to the next in the index."""
@@ -379,6 +398,11 @@ class Dialect:
             ending.log,
         )
         return job, attempt
+
+    def note_ends(self, ends: Sequence[tuple[str, int, int]]) -> None:
+        """Write down who has heard of what: the status of the one that has ended, its number, and the listener's."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(NOTE_END, ends)
 
     def release(self, releases: Sequence[Release]) -> int:
         """Give claimed jobs back that were not started: no attempt is counted or recorded; how many were ours."""

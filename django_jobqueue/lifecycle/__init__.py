@@ -8,12 +8,16 @@ enqueue ──▶ READY, scheduled ──promote──▶ READY, in line ──c
                                                         │   retry (control)                          │
                                                         └─────────────────▶ READY, in line           │
                                                                        RUNNING ─────────────────────┘
+WAITING, for other jobs ──follow_up──▶ READY, or CANCELLED or FAILED if they have not succeeded
 """
 
+from .batches import cancel_batch, retry_batch
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
+from .compose import enqueue_batch, enqueue_behind, enqueue_beside
 from .control import Cancelled, cancel, pause, resume, retry, run_now
 from .enqueue import enqueue
 from .finish import Run, finish
+from .follow import find_strays, follow_up
 from .lease import give_up, register, renew, sign_off
 from .progress import Progress, report
 from .prune import prune
@@ -25,9 +29,15 @@ __all__ = [
     "QueueSelector",
     "Run",
     "cancel",
+    "cancel_batch",
     "claim",
     "enqueue",
+    "enqueue_batch",
+    "enqueue_behind",
+    "enqueue_beside",
+    "find_strays",
     "finish",
+    "follow_up",
     "give_up",
     "in_order",
     "lanes_in_order",
@@ -43,6 +53,7 @@ __all__ = [
     "report",
     "resume",
     "retry",
+    "retry_batch",
     "run_now",
     "sign_off",
 ]

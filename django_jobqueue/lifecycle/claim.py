@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from ..dialects import ANY, Filter, Lane, Release, get_dialect
+from ..dialects import ANY, Filter, Glance, Lane, Release, get_dialect
 from ..models import Attempt, Job, Queue
 from . import notify
 
@@ -158,8 +158,8 @@ def held_by(worker_id: int, using: str) -> list[Job]:
     return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "token"))
 
 
-def peek(using: str) -> tuple[bool, float | None]:
-    """Is any job in line, and in how many seconds is the next scheduled one due? A plain read, and a cheap one."""
+def peek(using: str) -> Glance:
+    """What there is to do. A plain read, and a cheap one."""
     return get_dialect(using).peek()
 
 

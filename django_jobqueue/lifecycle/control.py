@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from ..models import Job, Queue
 from ..models.fields import NextPlace
 from . import notify
+from .revive import has_to_wait, revive
 
 CHUNK = 1000
 
@@ -33,12 +34,14 @@ class Cancelled:
 def retry(ids: Iterable[int], using: str = "default") -> int:
     """Put failed and cancelled jobs back in line with a full set of attempts; how many. Others are left alone.
 
-    The attempts so far stay on record.
+    The attempts so far stay on record. Jobs that were ended because one of these had not succeeded wait for it again.
+    One that has waited in vain for another is left alone unless that one is retried too.
     """
-    retried = sum(
-        Job.objects.using(using)
-        .filter(pk__in=chunk, status__in=_RETRYABLE)
-        .update(
+    retried = 0
+    for chunk in _chunks(ids):
+        rows = Job.objects.using(using).filter(pk__in=chunk, status__in=_RETRYABLE)
+        alone = rows.exclude(has_to_wait(using))
+        retried += alone.update(
             status=Job.Status.READY,
             place=NextPlace(),
             run_after=Now(),  # it has waited in line from now on, not since it was enqueued
@@ -49,8 +52,7 @@ def retry(ids: Iterable[int], using: str = "default") -> int:
             tries=0,
             losses=0,
         )
-        for chunk in _chunks(ids)
-    )
+        revive(chunk, using)
     if retried:
         notify.look(using)
     return retried

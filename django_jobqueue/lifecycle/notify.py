@@ -50,7 +50,7 @@ def enqueued(jobs: Iterable[Job], using: str) -> None:
     for job in jobs:
         if job.__dict__.get("place", 0) is not None:  # not read back: in line
             lanes.add((job.queue_name, job.priority))
-        elif not soon:
+        elif not soon and job.status == Job.Status.READY:
             soon = _is_soon(job.run_after)
     if soon:
         look(using)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
-from ..models import Attempt, Job, Limit, Permit, Worker
+from ..models import Attempt, Batch, Dependency, Job, Limit, Permit, Worker
 from ..models.job import FINISHED
 
 BATCH = 2000
@@ -46,13 +47,23 @@ def _delete(ids: list[int], using: str) -> int:
         return 0
 
     def delete() -> int:
-        # asked again: a job may have been retried since it was read
-        still = Job.objects.using(using).filter(pk__in=ids, status__in=FINISHED).select_for_update()
-        finished = list(still.values_list("pk", flat=True))
+        # asked again: a job may have been retried since it was read; and others may still have to be told of its end
+        still = Job.objects.using(using).finished().filter(pk__in=ids, followed=False).select_for_update()
+        rows = list(still.values_list("pk", "batch_id"))
+        finished, batches = [pk for pk, _ in rows], {batch for _, batch in rows if batch is not None}
         Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
-        return int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
+        Dependency.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
+        deleted = int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
+        _delete_empty(batches, using)
+        return deleted
 
     return get_dialect(using).transact(delete)
+
+
+def _delete_empty(batches: Collection[int], using: str) -> None:
+    if batches:
+        jobs = Job.objects.using(using).filter(batch_id=OuterRef("pk"))
+        Batch.objects.using(using).filter(~Exists(jobs), pk__in=batches)._raw_delete(using)
 
 
 def _delete_workers(age: timedelta, using: str) -> None:

@@ -1,9 +1,10 @@
 """The rows. They know no verbs: what can happen to a job stands in ``lifecycle``."""
 
 from .attempt import Attempt
+from .batch import Batch, Dependency
 from .job import Job
 from .limit import Limit, Permit
 from .queue import Queue
 from .worker import Worker
 
-__all__ = ["Attempt", "Job", "Limit", "Permit", "Queue", "Worker"]
+__all__ = ["Attempt", "Batch", "Dependency", "Job", "Limit", "Permit", "Queue", "Worker"]

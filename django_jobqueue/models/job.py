@@ -54,6 +54,14 @@ class JobQuerySet(models.QuerySet["Job"]):
         """Scheduled for a time that is past by the database's clock, or will be in ``within`` seconds."""
         return self.scheduled().filter(run_after__lte=Now() + timedelta(seconds=within))
 
+    def waiting(self) -> JobQuerySet:
+        """Not ready yet: for other jobs that must end first."""
+        return self.filter(status=Status.WAITING)
+
+    def to_follow_up(self) -> JobQuerySet:
+        """At their end, and others wait for them that have not been told."""
+        return self.filter(followed=True, status__in=FINISHED)
+
     def running(self) -> JobQuerySet:
         return self.filter(status=Status.RUNNING)
 
@@ -154,6 +162,27 @@ class Job(models.Model):
     options = models.JSONField(
         _("options"), null=True, blank=True, help_text=_("The options that were given for this job alone.")
     )
+    batch = models.ForeignKey(
+        "Batch",
+        models.DO_NOTHING,
+        verbose_name=_("batch"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
+        related_name="jobs",
+        help_text=_("The batch that the job belongs to."),
+    )
+    waiting_for = models.PositiveIntegerField(
+        _("waiting for"), default=0, db_default=0, help_text=_("For how many other jobs the job still waits.")
+    )
+    followed = models.BooleanField(
+        _("followed"),
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text=_("Does any job wait for this one that has not been told of its end yet?"),
+    )
     progress = models.JSONField(
         _("progress"),
         null=True,
@@ -184,11 +213,14 @@ class Job(models.Model):
             models.Index(fields=["id"], name="jobqueue_waiting", condition=Q(status=Status.WAITING)),
             models.Index(fields=["id"], name="jobqueue_failed", condition=Q(status=Status.FAILED)),
             models.Index(fields=["id"], name="jobqueue_cancelled", condition=Q(status=Status.CANCELLED)),
+            models.Index(fields=["id"], name="jobqueue_followed", condition=Q(followed=True, status__in=FINISHED)),
+            models.Index(fields=["batch", "status"], name="jobqueue_batch", condition=Q(batch__isnull=False)),
         ]
 
     if TYPE_CHECKING:
         attempt_set: models.Manager[Attempt]
         worker_id: int | None
+        batch_id: int | None
 
     #: The attempts before the one that was just claimed; ``claim`` fills it for jobs that have any.
     past_attempts: tuple[Attempt, ...] = ()

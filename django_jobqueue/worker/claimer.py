@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from django.db import DatabaseError, InterfaceError
@@ -55,11 +55,20 @@ class Claimer(threading.Thread):
     """One thread, one connection: claims jobs and hands them to the executors."""
 
     def __init__(
-        self, desk: Desk, intake: Intake, threads: Threads, loop: EventLoop, completer: Completer, wakeup: Wakeup
+        self,
+        desk: Desk,
+        intake: Intake,
+        threads: Threads,
+        loop: EventLoop,
+        completer: Completer,
+        wakeup: Wakeup,
+        follow_up: Callable[[], None],
     ) -> None:
+        """``follow_up`` is called when jobs have ended, and others may have to be told."""
         super().__init__(name="jobqueue-claimer", daemon=True)
         self.desk, self.intake, self.using = desk, intake, desk.using
         self.threads, self.loop, self.completer, self.wakeup = threads, loop, completer, wakeup
+        self.follow_up = follow_up
         self.claimed = 0
         self.mix = Mix(completer.paces)
         self.wake = threading.Event()
@@ -113,6 +122,8 @@ class Claimer(threading.Thread):
         if room < 1:
             return BUSY_PAUSE  # a look at the lanes may be overdue by then: it waits for room too
         self.lanes.refresh()
+        if self.lanes.ended:
+            self.follow_up()
         jobs = self._claim(room)
         if jobs:
             self._dispatch(jobs)
@@ -247,6 +258,8 @@ class Claimer(threading.Thread):
             self.lanes.look()
             if jobs := self._claim(1) if self.lanes.narrow else []:
                 self._dispatch(jobs)
+            elif self.lanes.ended:
+                self.follow_up()  # what waits for those may be in line soon
             elif self.lanes.narrow or not self.lanes.order:
                 self._has_had_enough()
 

@@ -42,6 +42,8 @@ class Lanes:
         self.only: Filter = ANY
         #: Lanes that may have jobs, the best first.
         self.order: list[Lane] = []
+        #: Had a job ended, at the last look, and those who wait for it had not been told?
+        self.ended = False
         self._floors: dict[Lane, int] = {}
         self._told: set[Lane] = set()
         self._lock = threading.Lock()
@@ -104,7 +106,7 @@ class Lanes:
         """Put in line what is due, and find the lanes that have jobs."""
         began = time.monotonic()
         self._stale = False  # now: what is told meanwhile counts for the next look
-        in_line, due_in = peek(self.using)
+        in_line, due_in, self.ended = peek(self.using)
         if due_in is not None and due_in <= 0 and (promoted := promote(self.using)):
             in_line, due_in = True, 0.0  # there may be more
             if promoted > 1:

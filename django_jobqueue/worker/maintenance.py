@@ -1,4 +1,4 @@
-"""Maintenance: what any worker does for all of them: reap, prune."""
+"""Maintenance: what any worker does for all of them: reap, prune, find who waits and was forgotten."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
-from ..lifecycle import Run, prune, reap
+from ..lifecycle import Run, find_strays, prune, reap
 from ..lifecycle.reap import is_anything_to_reap
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Maintenance(threading.Thread):
         self.using, self.retention, self.reaped, self.look_at_memory = using, retention, reaped, look_at_memory
         self.interval = min(REAP_INTERVAL, lease / 3)
         self._pruned_at = time.monotonic()  # not at once: a worker that has just started has jobs to run
+        self._behind = 0  # the last of the waiting jobs that were looked at
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -58,6 +59,7 @@ class Maintenance(threading.Thread):
         self.look_at_memory()  # first: a database that is away must not keep it from that
         if is_anything_to_reap(self.using) and (runs := reap(self.using)):
             self.reaped(runs)
+        self._behind = find_strays(self.using, self._behind)
         if self.retention is not None and time.monotonic() - self._pruned_at > PRUNE_INTERVAL:
             pruned = prune(self.retention, self.using, batches=PRUNE_BATCHES)
             self._pruned_at = time.monotonic()

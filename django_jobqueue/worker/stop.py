@@ -44,6 +44,8 @@ class Stop:
         worker.loop.close()
         worker.completer.close(give_up=worker.desk.at_once.is_set())
         worker.completer.join(30)
+        worker.follower.stop()
+        worker.follower.join(10)
         worker.maintenance.stop()
         worker.maintenance.join(10)
         worker.announcer.close()

@@ -27,6 +27,7 @@ from .completer import Completer, human
 from .desk import Desk
 from .execution import Execution
 from .executors import EventLoop, Threads
+from .follower import Follower
 from .heartbeat import Heartbeat
 from .interrupting import interrupt
 from .link import RECYCLE
@@ -101,7 +102,10 @@ class Worker:
         )
         self.announcer = Announcer(execution)
         self.wakeup = Wakeup(self.using, intake.selector, poll=intake.poll, woken=self._woken)
-        self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup)
+        self.follower = Follower(self.using, self._woken)
+        self.claimer = Claimer(
+            self.desk, intake, self.threads, self.loop, self.completer, self.wakeup, self.follower.look
+        )
         self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
         self.maintenance = Maintenance(
             self.using,
@@ -182,8 +186,8 @@ class Worker:
         self._sign_on()
         connections[self.using].close()  # the next who needs it is the end, and idle connections do not last
         self._introduce()
-        parts = (self.completer, self.announcer, self.threads, self.heartbeat, self.maintenance, self.claimer)
-        for part in (*parts, self.wakeup):
+        parts = (self.completer, self.announcer, self.follower, self.threads, self.heartbeat, self.maintenance)
+        for part in (*parts, self.claimer, self.wakeup):
             part.start()
 
     def _sign_on(self) -> None:
@@ -278,11 +282,14 @@ class Worker:
         for run, _ in batch:
             self.desk.let_go(run)
         self.announcer.put(batch)
+        if any(run.job.followed for run, _ in batch):
+            self.follower.look()
         if self.desk.idle:
             self._wake_claimer()
 
     def _reaped(self, runs: Sequence[Run]) -> None:
         self.announcer.put([(run, run.job.status) for run in runs])
+        self.follower.look()
         self._wake_claimer()
 
     @property

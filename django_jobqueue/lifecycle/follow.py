@@ -1,0 +1,232 @@
+"""Follow up: tell the jobs that wait what those came to that they wait for.
+
+A job that others wait for carries a mark, ``followed``. Whatever finishes it leaves the mark where it is: so the finish
+has nothing to do, and no way to the end can forget it. Whoever finds a finished job with the mark tells those that wait
+and takes the mark away, in one transaction: each of them learns of each end, once. It is beside the finish and not in
+it, because ten thousand jobs of a group would line up there, each with its commit, for the row of the one that waits
+for them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Exists, F, OuterRef
+from django.db.models.functions import Now
+
+from ..dialects import Lane, get_dialect
+from ..exceptions import DependencyFailed
+from ..models import Attempt, Dependency, Job
+from ..models.batch import Rule
+from ..models.fields import NextPlace
+from ..outcomes import State
+from . import notify
+
+#: Ends, and those who are told of them, in one transaction.
+ENDS, TOLD = 500, 1000
+#: Rows in one statement.
+CHUNK = 500
+
+#: What somebody waits for has not succeeded: by these rules there is nothing to wait for any more.
+STRICT = (Rule.CANCEL, Rule.FAIL)
+
+
+def follow_up(using: str) -> set[Lane]:
+    """Tell all who wait of all that has ended; the lanes in which jobs are in line now.
+
+    Safe to call from any number of processes at any time.
+    """
+    lanes: set[Lane] = set()
+    while (found := get_dialect(using).transact(lambda: _take_ends(using))) is not None:
+        lanes |= found
+    return lanes
+
+
+def is_anything_to_follow_up(using: str) -> bool:
+    return Job.objects.using(using).to_follow_up().order_by("pk").exists()
+
+
+def link(dependencies: Sequence[Dependency], using: str, *, late: Collection[int] = ()) -> None:
+    """Note who waits for whom, in the caller's transaction.
+
+    ``late`` are those waited for that were there before, and may be running: they are marked after the commit, for the
+    caller's transaction must not lock what a worker wants to finish. If that fails, ``find_strays`` finds them.
+    """
+    Dependency.objects.using(using).bulk_create(dependencies, batch_size=CHUNK)
+    if late:
+        ids = sorted(late)
+        transaction.on_commit(lambda: _mark(ids, using), using=using, robust=True)
+
+
+def find_strays(using: str, behind: int = 0) -> int:
+    """See that some of the jobs that wait, from ``behind`` on, will be told: mark what they wait for, and tell them of
+    what is not there any more. The number to go on behind; 0 when all have been seen.
+    """
+    waiting = list(
+        Job.objects.using(using).waiting().filter(pk__gt=behind).order_by("pk").values_list("pk", flat=True)[:CHUNK]
+    )
+    if not waiting:
+        return 0
+    open_ends = Dependency.objects.using(using).filter(job__in=waiting, status__isnull=True)
+    there = Job.objects.using(using).filter(pk=OuterRef("on_id"))
+    if gone := sorted(set(open_ends.filter(~Exists(there)).values_list("on_id", flat=True))):
+        get_dialect(using).transact(lambda: _tell(dict.fromkeys(gone, Job.Status.CANCELLED.value), using))
+    unmarked = open_ends.filter(Exists(there.filter(followed=False))).values_list("on_id", flat=True)
+    if ids := sorted(set(unmarked)):
+        _mark(ids, using)
+    return waiting[-1] if len(waiting) == CHUNK else 0
+
+
+def _mark(ids: Sequence[int], using: str) -> None:
+    """Mark jobs that are waited for; if one has ended meanwhile, say so here and now: nobody else may be looking."""
+    jobs = Job.objects.using(using)
+    for chunk in chunks(ids):
+        open_ends = Dependency.objects.using(using).filter(on_id=OuterRef("pk"), status__isnull=True)
+        jobs.filter(Exists(open_ends), pk__in=chunk, followed=False).update(followed=True)
+        if jobs.to_follow_up().filter(pk__in=chunk).exists():
+            get_dialect(using).transact(lambda chunk=chunk: _take_ends(using, chunk))
+
+
+# -- one transaction ------------------------------------------------------------------------------
+
+
+def _take_ends(using: str, among: Collection[int] | None = None) -> set[Lane] | None:
+    """Tell of some ends that nobody else is telling of. None: there are none."""
+    rows = Job.objects.using(using).to_follow_up().order_by("pk")
+    if among is not None:
+        rows = rows.filter(pk__in=among)
+    if connections[using].features.has_select_for_update_skip_locked:
+        rows = rows.select_for_update(skip_locked=True)
+    ends: dict[int, str] = dict(rows.values_list("pk", "status")[:ENDS])
+    return _tell(ends, using) if ends else None
+
+
+def _tell(ends: Mapping[int, str], using: str) -> set[Lane]:
+    """Tell those who wait for these jobs what they came to; the mark goes when all have been told."""
+    open_ends = Dependency.objects.using(using).filter(on__in=list(ends), status__isnull=True)
+    told = list(open_ends.order_by("on_id", "job_id")[:TOLD])
+    listeners = _locked(sorted({one.job_id for one in told}), using)  # before a word: two may tell the same job
+    get_dialect(using).note_ends([(ends[one.on_id], one.on_id, one.job_id) for one in told])
+    open_on = set() if len(told) < TOLD else set(open_ends.values_list("on_id", flat=True).distinct())
+    Job.objects.using(using).filter(pk__in=[pk for pk in ends if pk not in open_on]).update(followed=False)
+    return _move_on(listeners, told, ends, using)
+
+
+def _locked(ids: Sequence[int], using: str) -> dict[int, Job]:
+    """Those that still wait, locked in the order of their numbers."""
+    fields = "pk", "waiting_for", "attempts", "queue_name", "priority", "run_after", "args"
+    rows = Job.objects.using(using).waiting().order_by("pk").only(*fields)
+    if connections[using].features.has_select_for_update:
+        rows = rows.select_for_update()
+    return {job.pk: job for chunk in chunks(ids) for job in rows.filter(pk__in=chunk)}
+
+
+def _move_on(
+    listeners: Mapping[int, Job], told: Iterable[Dependency], ends: Mapping[int, str], using: str
+) -> set[Lane]:
+    """Each of those that waited goes on waiting, is put in line, or ends here."""
+    news: dict[int, list[Dependency]] = {}
+    for one in told:
+        if one.job_id in listeners:
+            news.setdefault(one.job_id, []).append(one)
+    fewer: dict[int, list[int]] = {}
+    free: list[Job] = []
+    for pk, heard in news.items():
+        bad = next((one for one in heard if one.rule in STRICT and ends[one.on_id] != Job.Status.SUCCESSFUL), None)
+        if bad is not None:
+            _end(listeners[pk], bad.rule, *_told_why(bad.on_id, ends[bad.on_id]), using)
+        elif listeners[pk].waiting_for > len(heard):
+            fewer.setdefault(len(heard), []).append(pk)
+        elif heard[0].rule == Rule.RESCUE and not _has_something_failed(pk, using):
+            _end(listeners[pk], Rule.CANCEL, "Everything that it waited for has succeeded.", None, using)
+        else:
+            free.append(listeners[pk])
+    jobs = Job.objects.using(using)
+    for number, ids in fewer.items():
+        for chunk in chunks(ids):
+            jobs.filter(pk__in=chunk).update(waiting_for=F("waiting_for") - number)
+    return _release(free, using)
+
+
+def _told_why(on: int, status: str) -> tuple[str, type[Exception]]:
+    what = "has failed" if status == Job.Status.FAILED else "was cancelled"
+    return f"Job #{on}, which it waited for, {what}.", DependencyFailed
+
+
+def _has_something_failed(pk: int, using: str) -> bool:
+    heard = Dependency.objects.using(using).filter(job=pk, status__isnull=False)
+    return heard.exclude(status=Job.Status.SUCCESSFUL).exists()
+
+
+def _end(job: Job, rule: str, message: str, error: type[Exception] | None, using: str) -> None:
+    """It will not run; the reason is put on record as an attempt that no worker has made."""
+    fails = rule == Rule.FAIL
+    job.attempts += 1
+    Job.objects.using(using).filter(pk=job.pk).update(
+        status=Job.Status.FAILED if fails else Job.Status.CANCELLED,
+        finished_at=Now(),
+        waiting_for=0,
+        attempts=job.attempts,
+    )
+    Attempt.objects.using(using).create(
+        job_id=job.pk,
+        number=job.attempts,
+        started_at=Now(),
+        finished_at=Now(),
+        outcome=State.FAILED if fails else State.SKIPPED,
+        message=message,
+        exception_class_path=f"{error.__module__}.{error.__qualname__}" if fails and error else "",
+    )
+
+
+def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
+    """Put jobs in line that wait for nothing more, with the results that they get; their lanes."""
+    if not jobs:
+        return set()
+    handed_on = _results_for([job.pk for job in jobs], using)
+    lanes: set[Lane] = set()
+    rows = Job.objects.using(using)
+    alike: list[int] = []
+    for job in jobs:
+        if job.run_after is None:
+            lanes.add(Lane(job.queue_name, job.priority))
+        if job.pk not in handed_on and job.run_after is None:
+            alike.append(job.pk)
+            continue
+        changes: dict[str, Any] = {} if job.run_after else {"place": NextPlace()}
+        if job.pk in handed_on:
+            changes["args"] = [handed_on[job.pk], *job.args]
+        rows.filter(pk=job.pk).update(status=Job.Status.READY, waiting_for=0, **changes)
+    for chunk in chunks(alike):
+        rows.filter(pk__in=chunk).update(status=Job.Status.READY, waiting_for=0, place=NextPlace())
+    if lanes:
+        notify.ready(lanes, using)
+    if any(job.run_after for job in jobs):
+        notify.look(using)
+    return lanes
+
+
+def _results_for(ids: Sequence[int], using: str) -> dict[int, Any]:
+    """By job, the result that it gets handed on, or the list of them; nothing for those that get none."""
+    handed: dict[int, list[int]] = {}
+    listed: set[int] = set()
+    wanted = Dependency.objects.using(using).filter(position__isnull=False).order_by("job_id", "position")
+    for chunk in chunks(ids):
+        for job, on, as_list in wanted.filter(job__in=chunk).values_list("job_id", "on_id", "listed"):
+            handed.setdefault(job, []).append(on)
+            if as_list:
+                listed.add(job)
+    rows = Job.objects.using(using)
+    sources = sorted({on for ons in handed.values() for on in ons})
+    results = {
+        pk: result for chunk in chunks(sources) for pk, result in rows.filter(pk__in=chunk).values_list("pk", "result")
+    }
+    found = {job: [results.get(on) for on in ons] for job, ons in handed.items()}
+    return {job: values if job in listed else values[0] for job, values in found.items()}
+
+
+def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]

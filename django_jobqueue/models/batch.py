@@ -1,0 +1,95 @@
+"""Batch: jobs that were enqueued together; Dependency: one of them waits for another."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
+from .job import Status
+
+
+class Batch(models.Model):
+    """Jobs that belong together: what ``chain`` and ``group`` have enqueued, and what was added to it."""
+
+    id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The batch's number."))
+    name = models.CharField(_("name"), max_length=200, blank=True, default="", help_text=_("What people call it."))
+    created_at = models.DateTimeField(_("created at"), help_text=_("When its first jobs were enqueued."))
+    cancelled_at = models.DateTimeField(
+        _("cancelled at"), null=True, blank=True, help_text=_("Since when it takes no more jobs; empty: it does.")
+    )
+
+    class Meta:
+        verbose_name = _("batch")
+        verbose_name_plural = _("batches")
+        permissions = [
+            ("retry_batch", "Can retry batch"),
+            ("cancel_batch", "Can cancel batch"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or f"#{self.pk}"
+
+
+class Rule(models.TextChoices):
+    """What becomes of a job when one that it waits for has not succeeded."""
+
+    CANCEL = "cancel", pgettext_lazy("Dependency", "cancel it")
+    FAIL = "fail", pgettext_lazy("Dependency", "let it fail")
+    RUN = "run", pgettext_lazy("Dependency", "run it all the same")
+    #: And if all have succeeded it is cancelled: it is there for the failure.
+    RESCUE = "rescue", pgettext_lazy("Dependency", "run it then only")
+
+
+class Dependency(models.Model):
+    """``job`` waits for ``on``. The row stays when the wait is over, to tell what came after what."""
+
+    Rule = Rule
+
+    # The end of ``on`` looks for those who wait for it, so the key begins with that.
+    pk = models.CompositePrimaryKey("on_id", "job_id")
+    on = models.ForeignKey(
+        "Job",
+        models.DO_NOTHING,
+        verbose_name=_("on"),
+        db_constraint=False,
+        db_index=False,  # the primary key begins with it
+        related_name="+",
+        help_text=_("The job that is waited for."),
+    )
+    job = models.ForeignKey(
+        "Job",
+        models.DO_NOTHING,
+        verbose_name=_("job"),
+        db_constraint=False,
+        related_name="dependencies",
+        help_text=_("The job that waits."),
+    )
+    rule = models.CharField(
+        _("rule"),
+        max_length=6,
+        choices=Rule.choices,
+        help_text=_("What becomes of the job if the other does not succeed."),
+    )
+    position = models.PositiveIntegerField(
+        _("position"),
+        null=True,
+        help_text=_("The place of the other's result among those that the job gets; empty: it gets none."),
+    )
+    listed = models.BooleanField(
+        _("listed"), default=False, help_text=_("Does the job get the results as a list, even if it is only one?")
+    )
+    status = models.CharField(
+        _("status"),
+        max_length=10,
+        choices=Status.choices,
+        null=True,
+        help_text=_("What the other came to, once the job knows."),
+    )
+
+    class Meta:
+        verbose_name = _("dependency")
+        verbose_name_plural = _("dependencies")
+
+    def __str__(self) -> str:
+        return f"#{self.job_id} after #{self.on_id}"  # type: ignore[attr-defined]
