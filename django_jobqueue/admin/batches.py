@@ -160,10 +160,8 @@ class BatchAdmin(ReadOnlyAdmin):
     def progress(self, batch: Any) -> SafeString:
         numbers = batch.numbers
         more = "+" if numbers.capped else ""
-        text = gettext("%(done)s of %(total)s") % {
-            "done": f"{numbers.done:,}{more}",
-            "total": f"{numbers.total:,}{more}",
-        }
+        counts = {"done": f"{numbers.done:,}{more}", "total": f"{numbers.total:,}{more}"}
+        text = gettext("%(done)s of %(total)s") % counts
         percent = f"{100 * numbers.done / max(1, numbers.total):.0f}"
         bar = '<progress class="jq-progress" max="100" value="{}">{} %</progress> {}'
         return format_html(bar, percent, percent, text)

@@ -48,6 +48,8 @@ class JobChangeList(ChangeList):
         return KINDS.get(self.params.get("status", ""))
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        if self.params.get("batch"):
+            return ["batch_id", "status", "-id"]  # the index of batches
         return list(self.kind.order if self.kind else ("-id",))
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Job]:

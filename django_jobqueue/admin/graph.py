@@ -1,4 +1,6 @@
-"""The picture of a batch: what comes after what. Jobs of one task that stand side by side are one box, if there are many."""
+"""The picture of a batch: what comes after what. Where there are many jobs, those of one task that stand side by side
+share a box.
+"""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ COLOURS: dict[str, str] = {
 class JobPage:
     """What the template shows. Two queries: the attempts, and the worker of a running job."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, site: str = "admin") -> None:
+        self.job, self.site = job, site
         self.kind = kind_of(job)
         self.state = words.state(job)
         self.call = words.call(job)
@@ -120,8 +120,8 @@ class JobPage:
             (_("Losses"), job.losses or ""),
             (_("Backend"), job.backend),
             (_("Batch"), self._batch),
-            (_("After"), _links(self._neighbours("on_id", job=job.pk))),
-            (_("Before"), _links(self._neighbours("job_id", on=job.pk))),
+            (_("After"), self._links("on_id", job=job.pk)),
+            (_("Before"), self._links("job_id", on=job.pk)),
         ]
         return [(name, value) for name, value in facts if value not in ("", None)]
 
@@ -130,11 +130,17 @@ class JobPage:
         batch = Batch.objects.using(self.job._state.db).filter(pk=self.job.batch_id or 0).first()
         if batch is None:
             return ""
-        return format_html('<a href="{}">{}</a>', reverse("admin:django_jobqueue_batch_change", args=[batch.pk]), batch)
+        url = reverse(f"{self.site}:django_jobqueue_batch_change", args=[batch.pk])
+        return format_html('<a href="{}">{}</a>', url, batch)
 
-    def _neighbours(self, field: str, **condition: int) -> list[int]:
+    def _links(self, field: str, **condition: int) -> str | SafeString:
+        """Those that it waits for, or that wait for it, as links to their pages."""
         rows = Dependency.objects.using(self.job._state.db).filter(**condition).order_by(field)
-        return list(rows.values_list(field, flat=True)[: NEIGHBOURS + 1])
+        ids = list(rows.values_list(field, flat=True)[: NEIGHBOURS + 1])
+        page = f"{self.site}:django_jobqueue_job_change"
+        named = ((reverse(page, args=[pk]), pk) for pk in ids[:NEIGHBOURS])
+        links = format_html_join(", ", '<a href="{}">#{}</a>', named)
+        return format_html("{}, …", links) if len(ids) > NEIGHBOURS else links
 
     @cached_property
     def values(self) -> list[tuple[str, SafeString]]:
@@ -161,13 +167,6 @@ class JobPage:
     def not_shown(self) -> int:
         """Attempts that are too many for the page."""
         return max(0, self.attempts[0]["number"] - SHOWN) if self.attempts else 0
-
-
-def _links(ids: list[int]) -> str | SafeString:
-    """The jobs, as links to their pages."""
-    page = "admin:django_jobqueue_job_change"
-    links = format_html_join(", ", '<a href="{}">#{}</a>', ((reverse(page, args=[pk]), pk) for pk in ids[:NEIGHBOURS]))
-    return format_html("{}, …", links) if len(ids) > NEIGHBOURS else links
 
 
 def _shown(attempt: Attempt) -> dict[str, Any]:

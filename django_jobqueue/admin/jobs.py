@@ -127,7 +127,12 @@ class JobAdmin(ReadOnlyAdmin):
         obj: Any = None,
     ) -> HttpResponse:
         verbs = [verb for verb in VERBS.values() if self.may(request, verb.permission) and verb.can(obj)]
-        context |= {"title": str(obj), "subtitle": None, "page": JobPage(obj), "buttons": self.buttons(obj, verbs)}
+        context |= {
+            "title": str(obj),
+            "subtitle": None,
+            "page": JobPage(obj, self.admin_site.name),
+            "buttons": self.buttons(obj, verbs),
+        }
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     def buttons(self, job: Job, verbs: list[Verb]) -> list[dict[str, Any]]:
