@@ -470,6 +470,27 @@ def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db
     assert notes.count(("publish", 1)) == 1 and ("succeeded", "charge") in notes
 
 
+def test_the_examples_of_chains_do_what_the_page_says(written, queue_db):
+    examples = written("docs/howto/chains.md")
+    two_id, batch_id = examples.count_two()
+    partly = examples.count_what_can_be_counted(["a", object.__name__])
+    complained = examples.count_or_complain("c")
+    both = examples.after_both()
+    crawled = examples.crawl_all("d")
+    drain()
+    jobs = models.Job.objects.in_bulk()
+
+    def result(one):
+        return jobs[int(getattr(one, "id", one))].result
+
+    assert result(two_id) == "published 4" and models.Batch.objects.get(pk=batch_id).name == "count"
+    assert result(partly[-1]) == ["page of a", "page of object"]
+    assert [jobs[int(one.id)].status for one in complained] == ["SUCCESSFUL", "SUCCESSFUL", "CANCELLED", "SUCCESSFUL"]
+    assert result(both) == "both are there"
+    assert sorted(result(crawled[-1])) == ["d", "d/a", "d/b"]
+    assert examples.stop(batch_id) == (5, 5)
+
+
 @django_jobqueue.task
 def refund(order_id, user=None):
     return f"{order_id} for {user}"
