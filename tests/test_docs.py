@@ -483,7 +483,7 @@ def test_the_examples_of_chains_do_what_the_page_says(written, queue_db):
     def result(one):
         return jobs[int(getattr(one, "id", one))].result
 
-    assert result(two_id) == "published 4" and models.Batch.objects.get(pk=batch_id).name == "count"
+    assert result(two_id) == "published 2" and models.Batch.objects.get(pk=batch_id).name == "count"
     assert result(partly[-1]) == ["page of a", "page of object"]
     assert [jobs[int(one.id)].status for one in complained] == ["SUCCESSFUL", "SUCCESSFUL", "CANCELLED", "SUCCESSFUL"]
     assert result(both) == "both are there"

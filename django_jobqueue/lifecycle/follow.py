@@ -10,6 +10,7 @@ for them all.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from django.db import connections, transaction
@@ -86,7 +87,7 @@ def _mark(ids: Sequence[int], using: str) -> None:
         open_ends = Dependency.objects.using(using).filter(on_id=OuterRef("pk"), status__isnull=True)
         jobs.filter(Exists(open_ends), pk__in=chunk, followed=False).update(followed=True)
         if jobs.to_follow_up().filter(pk__in=chunk).exists():
-            get_dialect(using).transact(lambda chunk=chunk: _take_ends(using, chunk))
+            get_dialect(using).transact(partial(_take_ends, using, chunk))
 
 
 # -- one transaction ------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ def _delete(ids: list[int], using: str) -> int:
         # asked again: a job may have been retried since it was read; and others may still have to be told of its end
         still = Job.objects.using(using).finished().filter(pk__in=ids, followed=False).select_for_update()
         rows = list(still.values_list("pk", "batch_id"))
+        if not rows:
+            return 0
         finished, batches = [pk for pk, _ in rows], {batch for _, batch in rows if batch is not None}
         Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
         Dependency.objects.using(using).filter(job_id__in=finished)._raw_delete(using)

@@ -31,20 +31,6 @@ class Migration(migrations.Migration):
                 'permissions': [('retry_batch', 'Can retry batch'), ('cancel_batch', 'Can cancel batch')],
             },
         ),
-        migrations.CreateModel(
-            name='Dependency',
-            fields=[
-                ('pk', models.CompositePrimaryKey('on_id', 'job_id', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('rule', models.CharField(choices=[('cancel', 'cancel it'), ('fail', 'let it fail'), ('run', 'run it all the same'), ('rescue', 'run it then only')], help_text='What becomes of the job if the other does not succeed.', max_length=6, verbose_name='rule')),
-                ('position', models.PositiveIntegerField(help_text="The place of the other's result among those that the job gets; empty: it gets none.", null=True, verbose_name='position')),
-                ('listed', models.BooleanField(default=False, help_text='Does the job get the results as a list, even if it is only one?', verbose_name='listed')),
-                ('status', models.CharField(choices=[('WAITING', 'Waiting'), ('READY', 'Ready'), ('RUNNING', 'Running'), ('SUCCESSFUL', 'Successful'), ('FAILED', 'Failed'), ('CANCELLED', 'Cancelled')], help_text='What the other came to, once the job knows.', max_length=10, null=True, verbose_name='status')),
-            ],
-            options={
-                'verbose_name': 'dependency',
-                'verbose_name_plural': 'dependencies',
-            },
-        ),
         migrations.AddField(
             model_name='job',
             name='followed',
@@ -68,15 +54,21 @@ class Migration(migrations.Migration):
             model_name='job',
             index=models.Index(condition=models.Q(('batch__isnull', False)), fields=['batch', 'status'], name='jobqueue_batch'),
         ),
-        migrations.AddField(
-            model_name='dependency',
-            name='job',
-            field=models.ForeignKey(db_constraint=False, help_text='The job that waits.', on_delete=django.db.models.deletion.DO_NOTHING, related_name='dependencies', to='django_jobqueue.job', verbose_name='job'),
-        ),
-        migrations.AddField(
-            model_name='dependency',
-            name='on',
-            field=models.ForeignKey(db_constraint=False, db_index=False, help_text='The job that is waited for.', on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='django_jobqueue.job', verbose_name='on'),
+        migrations.CreateModel(
+            name='Dependency',
+            fields=[
+                ('pk', models.CompositePrimaryKey('on_id', 'job_id', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('rule', models.CharField(choices=[('cancel', 'cancel it'), ('fail', 'let it fail'), ('run', 'run it all the same'), ('rescue', 'run it then only')], help_text='What becomes of the job if the other does not succeed.', max_length=6, verbose_name='rule')),
+                ('position', models.PositiveIntegerField(help_text="The place of the other's result among those that the job gets; empty: it gets none.", null=True, verbose_name='position')),
+                ('listed', models.BooleanField(default=False, help_text='Does the job get the results as a list, even if it is only one?', verbose_name='listed')),
+                ('status', models.CharField(choices=[('WAITING', 'Waiting'), ('READY', 'Ready'), ('RUNNING', 'Running'), ('SUCCESSFUL', 'Successful'), ('FAILED', 'Failed'), ('CANCELLED', 'Cancelled')], help_text='What the other came to, once the job knows.', max_length=10, null=True, verbose_name='status')),
+                ('on', models.ForeignKey(db_constraint=False, db_index=False, help_text='The job that is waited for.', on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='django_jobqueue.job', verbose_name='on')),
+                ('job', models.ForeignKey(db_constraint=False, help_text='The job that waits.', on_delete=django.db.models.deletion.DO_NOTHING, related_name='dependencies', to='django_jobqueue.job', verbose_name='job')),
+            ],
+            options={
+                'verbose_name': 'dependency',
+                'verbose_name_plural': 'dependencies',
+            },
         ),
         OnDatabase("mysql", MYSQL, MODEL),
     ]

@@ -92,4 +92,4 @@ class Dependency(models.Model):
         verbose_name_plural = _("dependencies")
 
     def __str__(self) -> str:
-        return f"#{self.job_id} after #{self.on_id}"  # type: ignore[attr-defined]
+        return f"#{self.job_id} after #{self.on_id}"

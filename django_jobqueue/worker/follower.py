@@ -21,7 +21,7 @@ class Follower(threading.Thread):
     """A thread and a connection of its own: what waits for ten thousand jobs must not hold up their outcomes."""
 
     def __init__(self, using: str, ready: Callable[[Collection[Lane]], None]) -> None:
-        """``ready`` is called with the lanes in which jobs are in line now."""
+        """``ready`` is called with the lanes in which jobs are in line now; with none too: a drain waits for that."""
         super().__init__(name="jobqueue-follower", daemon=True)
         self.using, self.ready = using, ready
         self._wake = threading.Event()
@@ -42,8 +42,7 @@ class Follower(threading.Thread):
                 self._wake.wait()
                 self._wake.clear()
                 try:
-                    if lanes := follow_up(self.using):
-                        self.ready(lanes)
+                    self.ready(follow_up(self.using))
                 except (DatabaseError, InterfaceError) as error:
                     logger.error("Jobs that wait cannot be told yet: %s", str(error).strip())
                     get_dialect(self.using).connection.close()

@@ -118,7 +118,8 @@ def test_who_was_not_marked_is_found():
     first = tasks.one.enqueue()
     second = tasks.show.using(after=first).enqueue()
     Job.objects.update(followed=False)
-    drain()
+    finish_one()
+    assert follow_up(USING) == set()
     assert Job.objects.get(pk=second.id).status == "WAITING"
     assert find_strays(USING) == 0
     assert Job.objects.get(pk=second.id).status == "READY"
