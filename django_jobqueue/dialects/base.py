@@ -55,7 +55,7 @@ FINISH_JOB = (
 PEEK = f"""
 SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority, place LIMIT 1),
     (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1),
-    (SELECT 1 FROM {JOB} WHERE {{followed}} AND status IN ('SUCCESSFUL', 'FAILED', 'CANCELLED') ORDER BY id LIMIT 1)
+    (SELECT 1 FROM {JOB} WHERE {{followed}} AND finished_at IS NOT NULL ORDER BY id LIMIT 1)
 """
 NOTE_END = f"UPDATE {DEPENDENCY} SET status = %s WHERE on_id = %s AND job_id = %s"
 SUCCEED_JOB = (

@@ -6,7 +6,7 @@ from django.db import migrations, models
 from ._operations import OnDatabase
 
 # Without partial indexes, columns in front do what the condition does elsewhere (see 0001).
-MYSQL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_followed, ADD INDEX jobqueue_followed (followed, status)"
+MYSQL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_followed, ADD INDEX jobqueue_followed (followed, finished_at)"
 MODEL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_followed, ADD INDEX jobqueue_followed (id)"
 
 
@@ -48,7 +48,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('followed', True), ('status__in', ('SUCCESSFUL', 'FAILED', 'CANCELLED'))), fields=['id'], name='jobqueue_followed'),
+            index=models.Index(condition=models.Q(('finished_at__isnull', False), ('followed', True)), fields=['id'], name='jobqueue_followed'),
         ),
         migrations.AddIndex(
             model_name='job',

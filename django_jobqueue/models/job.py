@@ -37,6 +37,7 @@ FINISHED = (Status.SUCCESSFUL, Status.FAILED, Status.CANCELLED)
 UNFINISHED = (Status.WAITING, Status.READY, Status.RUNNING)
 
 _READY = Q(status=Status.READY)
+_TO_FOLLOW_UP = Q(followed=True, finished_at__isnull=False)
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -60,7 +61,7 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def to_follow_up(self) -> JobQuerySet:
         """At their end, and others wait for them that have not been told."""
-        return self.filter(followed=True, status__in=FINISHED)
+        return self.filter(_TO_FOLLOW_UP)
 
     def running(self) -> JobQuerySet:
         return self.filter(status=Status.RUNNING)
@@ -213,7 +214,9 @@ class Job(models.Model):
             models.Index(fields=["id"], name="jobqueue_waiting", condition=Q(status=Status.WAITING)),
             models.Index(fields=["id"], name="jobqueue_failed", condition=Q(status=Status.FAILED)),
             models.Index(fields=["id"], name="jobqueue_cancelled", condition=Q(status=Status.CANCELLED)),
-            models.Index(fields=["id"], name="jobqueue_followed", condition=Q(followed=True, status__in=FINISHED)),
+            models.Index(
+                fields=["id"], name="jobqueue_followed", condition=Q(followed=True, finished_at__isnull=False)
+            ),
             models.Index(fields=["batch", "status"], name="jobqueue_batch", condition=Q(batch__isnull=False)),
         ]
 

@@ -13,16 +13,17 @@ from django.db import connection, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from django_jobqueue import chain, group
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
 from django_jobqueue.dialects.base import Dialect
-from django_jobqueue.lifecycle import reap, register, renew
+from django_jobqueue.lifecycle import cancel_batch, find_strays, follow_up, reap, register, renew, retry_batch
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
 from django_jobqueue.lifecycle.lease import cancel_requests
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
 from django_jobqueue.middleware.concurrency import take_slot
 from django_jobqueue.middleware.limits import pass_or_snooze
 from django_jobqueue.middleware.rate_limit import Rate, draw
-from django_jobqueue.models import Attempt, Job, Limit, Permit
+from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Permit
 
 from ..admin.plans import EXPLAIN, TABLES, analyse
 from ..tasks import noop
@@ -113,6 +114,35 @@ def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
     renew(worker.pk, "default", lease=30)
     assert not is_anything_to_reap("default")
     reap("default")
+    assert explained == []
+
+
+def test_g14_those_who_wait_are_found_by_an_index(full_table, explained):
+    """Beside many that wait for something else, and many that have ended and were told of."""
+    first = noop.enqueue()
+    waiting = "SELECT id FROM {job} WHERE status = 'READY' AND place IS NOT NULL ORDER BY id LIMIT 20000"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {Dependency._meta.db_table} (on_id, job_id, rule, listed) "
+            f"SELECT id - 1, id, 'cancel', {'TRUE' if connection.vendor != 'mysql' else '1'} "
+            f"FROM ({waiting.format(job=Job._meta.db_table)}) AS picked"
+        )
+    others = Dependency.objects.order_by("job_id").values_list("job_id", flat=True)[:500]
+    Job.objects.filter(pk__in=list(others)).update(status="WAITING", place=None, waiting_for=1)
+    Batch.objects.bulk_create([Batch(created_at=timezone.now()) for _ in range(5000)])
+    enqueued = chain(noop.si(), group(noop.si(), noop.si()), noop.si()).enqueue()
+    for result in enqueued[:2]:
+        Job.objects.filter(pk=result.id).update(status="SUCCESSFUL", finished_at=Now())
+    analyse()
+    explained.clear()  # what the planner did while the tables were empty
+    noop.using(after=first).enqueue()
+    dialect = get_dialect("default")
+    assert dialect.peek().ended
+    follow_up("default")
+    assert not dialect.peek().ended
+    assert find_strays("default") > 0
+    cancel_batch(enqueued.batch_id)
+    retry_batch(enqueued.batch_id)
     assert explained == []
 
 
