@@ -84,8 +84,9 @@ def _mark(ids: Sequence[int], using: str) -> None:
     """Mark jobs that are waited for; if one has ended meanwhile, say so here and now: nobody else may be looking."""
     jobs = Job.objects.using(using)
     for chunk in chunks(ids):
-        open_ends = Dependency.objects.using(using).filter(on_id=OuterRef("pk"), status__isnull=True)
-        jobs.filter(Exists(open_ends), pk__in=chunk, followed=False).update(followed=True)
+        open_ends = Dependency.objects.using(using).filter(on__in=chunk, status__isnull=True)
+        waited_for = sorted(set(open_ends.values_list("on_id", flat=True)))
+        jobs.filter(pk__in=waited_for, followed=False).update(followed=True)
         if jobs.to_follow_up().filter(pk__in=chunk).exists():
             get_dialect(using).transact(partial(_take_ends, using, chunk))
 
