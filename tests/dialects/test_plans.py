@@ -117,8 +117,11 @@ def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
     assert explained == []
 
 
-def test_g14_those_who_wait_are_found_by_an_index(full_table, explained):
+def test_g14_those_who_wait_are_found_by_an_index(full_table, explained, monkeypatch):
     """Beside many that wait for something else, and many that have ended and were told of."""
+    monkeypatch.setattr(
+        "django_jobqueue.lifecycle.follow.CHUNK", 20
+    )  # as a part of the table what 500 are of a big one
     first = noop.enqueue()
     waiting = "SELECT id FROM {job} WHERE status = 'READY' AND place IS NOT NULL ORDER BY id LIMIT 20000"
     with connection.cursor() as cursor:
