@@ -33,6 +33,7 @@ class BatchChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
+        self.full_result_count = self.result_count  # or the search would speak of "3 results"
         numbers = stats.batches([batch.pk for batch in self.result_list], database(), CAP)
         for batch in self.result_list:
             batch.numbers = numbers[batch.pk]

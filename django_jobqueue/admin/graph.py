@@ -19,7 +19,7 @@ DRAWN = 3000
 #: With more jobs, those of one task on one level share a box.
 SINGLE = 24
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 200, 46, 56, 16, 8
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 184, 46, 48, 16, 8
 #: Whichever of these is there decides the colour of a box with several jobs.
 TELLING = ("failed", "running", "ready", "scheduled", "waiting", "cancelled", "successful")
 
@@ -53,8 +53,8 @@ class Box:
 
     @property
     def title(self) -> str:
-        name = self.name if len(self.name) <= 22 else f"{self.name[:21]}…"
-        return f"{name} #{self.jobs[0].pk}"[:30] if len(self.jobs) == 1 else f"{name} × {len(self.jobs):,}"
+        name = self.name if len(self.name) <= 16 else f"{self.name[:15]}…"
+        return f"{name} #{self.jobs[0].pk}" if len(self.jobs) == 1 else f"{name} × {len(self.jobs):,}"
 
     @property
     def counts(self) -> Counter[str]:

@@ -506,14 +506,14 @@ def test_hundreds_of_successes_are_written_at_once(dialect):
 
 
 def test_a_peek_tells_what_an_idle_worker_has_to_know(dialect):
-    assert dialect.peek() == (False, None)
+    assert dialect.peek() == (False, None, False)
     make(place=None, run_after=datetime.now(UTC) + timedelta(seconds=60))
     make(place=None, run_after=datetime.now(UTC) + timedelta(seconds=600))
-    in_line, due_in = dialect.peek()
+    in_line, due_in, _ended = dialect.peek()
     assert not in_line and 50 < due_in <= 61
     make()
     Job.objects.scheduled().update(run_after=Now() - timedelta(seconds=5))
-    in_line, due_in = dialect.peek()
+    in_line, due_in, _ended = dialect.peek()
     assert in_line and -10 < due_in < -4.9
     dialect.claim([DEFAULT], 1, WORKER, TOKEN)
     assert dialect.peek()[0] is False
