@@ -22,6 +22,7 @@ from .conf import is_count
 from .options import as_data, checked, checked_names
 from .outcomes import LONGEST_DELAY, seconds
 from .registry import is_async
+from .schedules import Entry, check_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,13 +56,15 @@ class JobTask(_Task[P, R]):
     middleware: tuple[Any, ...] = ()
     #: Run, with its outcome, in one transaction of the jobs' database.
     atomic: bool = False
+    #: When workers enqueue it by themselves: what ``cron`` and ``every`` make, one or a list.
+    schedule: tuple[Entry, ...] = ()
     #: What was declared for options that layers add; they are written beside the others, ``@task(expires=60)``.
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     #: What ``using`` was given for them, and for ``timeout``: it travels with the job.
     given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in ("retry_on", "give_up_on", "middleware"):
+        for name in ("retry_on", "give_up_on", "middleware", "schedule"):
             # tuples, so that a task given lists can still be hashed
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
         if isinstance(self.timeout, timedelta):
@@ -160,7 +163,7 @@ class Call:
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, type) or callable(value) or isinstance(value, str):
+    if isinstance(value, type | str | Entry) or callable(value):
         return (value,)
     return tuple(value or ())
 
@@ -190,6 +193,26 @@ def check_options(task: JobTask[..., Any]) -> None:
         for item in getattr(task, name):
             if not (isinstance(item, type) and issubclass(item, BaseException)):
                 complain(f"{name} must list exception classes, but has {item!r}.")
+    for problem in problems_of_schedules(task):
+        complain(f"{problem}.")
+
+
+def problems_of_schedules(task: JobTask[..., Any]) -> Iterable[str]:
+    """What is wrong with ``schedule``, a sentence each."""
+    for entry in task.schedule:
+        if not isinstance(entry, Entry):
+            yield f"schedule must be what cron() or every() makes, or a list of that, but has {entry!r}"
+            continue
+        try:
+            check_call(
+                task.func,
+                entry.args,
+                entry.kwargs,
+                takes_context=task.takes_context,
+                own_layers=task.middleware,
+            )
+        except ValueError as error:
+            yield f"schedule={entry.timing.text!r}: {error}"
 
 
 @overload
@@ -210,6 +233,7 @@ def task(
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
+    schedule: Entry | Iterable[Entry] = ...,
     **options: Any,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
 
@@ -228,6 +252,7 @@ def task(
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
+    schedule: Entry | Iterable[Entry] = ...,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
 

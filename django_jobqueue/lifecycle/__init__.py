@@ -18,6 +18,8 @@ from .lease import give_up, register, renew, sign_off
 from .progress import Progress, report
 from .prune import prune
 from .reap import reap
+from .schedule import fire, pause_schedule, reschedule, resume_schedule, run_schedule_now, upcoming
+from .synchronise import synchronise
 
 __all__ = [
     "Cancelled",
@@ -28,11 +30,13 @@ __all__ = [
     "claim",
     "enqueue",
     "finish",
+    "fire",
     "give_up",
     "in_order",
     "lanes_in_order",
     "next_due",
     "pause",
+    "pause_schedule",
     "peek",
     "promote",
     "prune",
@@ -41,8 +45,13 @@ __all__ = [
     "release",
     "renew",
     "report",
+    "reschedule",
     "resume",
+    "resume_schedule",
     "retry",
     "run_now",
+    "run_schedule_now",
     "sign_off",
+    "synchronise",
+    "upcoming",
 ]

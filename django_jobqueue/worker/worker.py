@@ -33,6 +33,7 @@ from .link import RECYCLE
 from .maintenance import Maintenance
 from .memory import resident
 from .pace import Pace
+from .scheduler import Scheduler
 from .stop import Stop
 from .timekeeper import TIMEOUT_GRACE, Timekeeper
 from .wakeup import Wakeup
@@ -110,6 +111,8 @@ class Worker:
             reaped=self._reaped,
             look_at_memory=self._look_at_memory,
         )
+        # who drains a queue would never come to an end beside a schedule of every second
+        self.scheduler = Scheduler(self.using, self._wake_claimer) if intake.drain is None else None
 
     # -- the story -------------------------------------------------------------------------------
 
@@ -183,7 +186,7 @@ class Worker:
         connections[self.using].close()  # the next who needs it is the end, and idle connections do not last
         self._introduce()
         parts = (self.completer, self.announcer, self.threads, self.heartbeat, self.maintenance, self.claimer)
-        for part in (*parts, self.wakeup):
+        for part in (*parts, self.wakeup, *([self.scheduler] if self.scheduler else [])):
             part.start()
 
     def _sign_on(self) -> None:
