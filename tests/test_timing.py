@@ -140,7 +140,9 @@ def test_years_of_missed_seconds_take_no_time():
     found = latest(Every(timedelta(seconds=1)), first, until, 3)
     assert found[-1] == until and len(found) < 1000
     assert latest(Cron("* * * * * *"), first, until, 100)[-1] == until
-    assert latest(Cron("0 0 1 1 *"), first, until, 3)[-3:] == [datetime(y, 1, 1, tzinfo=UTC) for y in (2024, 2025, 2026)]
+    assert latest(Cron("0 0 1 1 *"), first, until, 3)[-3:] == [
+        datetime(y, 1, 1, tzinfo=UTC) for y in (2024, 2025, 2026)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def upcoming(using: str) -> list[Upcoming]:
     """The schedules that come next, by the database's clock, the first one first. A plain read, and a cheap one."""
     rows = Schedule.objects.using(using).active().order_by("look_at").annotate(now=Now())
     found = rows.values_list("pk", "name", "fingerprint", "look_at", "now")[:LOOK_LIMIT]
-    return [Upcoming(pk, name, bool(mark), (at - now).total_seconds()) for pk, name, mark, at, now in found]
+    return [Upcoming(pk, name, bool(mark), (at - now).total_seconds()) for pk, name, mark, at, now in found if at]
 
 
 def fire(pk: int, using: str) -> list[int] | None:
@@ -139,7 +139,7 @@ def _with_row(pk: int, using: str, do: Callable[[Schedule, datetime, str], T], *
         schedule = rows.annotate(now=Now()).first()
         if schedule is None:
             return None
-        done = do(schedule, aware(schedule.now), using)  # type: ignore[attr-defined]
+        done = do(schedule, aware(schedule.now), using)
         schedule.save(using=using, force_update=True)
         return done
 
@@ -207,8 +207,9 @@ def _may_run(schedule: Schedule, tick: datetime, using: str) -> bool:
 
 
 def _last_has_ended(schedule: Schedule, using: str) -> bool:
-    last = Job.objects.using(using).filter(pk=schedule.last_job_id, status__in=UNFINISHED)
-    return schedule.last_job_id is None or not last.exists()
+    if schedule.last_job_id is None:
+        return True
+    return not Job.objects.using(using).filter(pk=schedule.last_job_id, status__in=UNFINISHED).exists()
 
 
 def _enqueue(schedule: Schedule, tick: datetime, using: str) -> int | None:

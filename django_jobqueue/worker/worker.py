@@ -186,8 +186,10 @@ class Worker:
         connections[self.using].close()  # the next who needs it is the end, and idle connections do not last
         self._introduce()
         parts = (self.completer, self.announcer, self.threads, self.heartbeat, self.maintenance, self.claimer)
-        for part in (*parts, self.wakeup, *([self.scheduler] if self.scheduler else [])):
+        for part in (*parts, self.wakeup):
             part.start()
+        if self.scheduler is not None:
+            self.scheduler.start()
 
     def _sign_on(self) -> None:
         for pause in REGISTER_PAUSES:
