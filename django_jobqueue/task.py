@@ -163,9 +163,10 @@ class Call:
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, type | str | Entry) or callable(value):
-        return (value,)
-    return tuple(value or ())
+    if not value:
+        return ()
+    is_one = isinstance(value, type | str) or callable(value) or not isinstance(value, Iterable)
+    return (value,) if is_one else tuple(value)
 
 
 def check_options(task: JobTask[..., Any]) -> None:

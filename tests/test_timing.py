@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -82,7 +83,7 @@ def test_g12_a_fixed_time_comes_once_on_each_day_of_the_year(zone):
     while (tick := timing.after(tick)) < datetime(2027, 1, 2, tzinfo=UTC):
         days.append(tick.astimezone(ZoneInfo(zone)).date())
     assert len(days) == len(set(days)) >= 366
-    assert {later - earlier for earlier, later in zip(days, days[1:], strict=False)} == {timedelta(days=1)}
+    assert {later - earlier for earlier, later in itertools.pairwise(days)} == {timedelta(days=1)}
 
 
 EXPRESSIONS = ["*/5 * * * *", "30 2 * * *", "0 */3 * * *", "*/20 2 * * *", "15 0 1 * *", "* 1-3 * 3,4,10,11 SUN"]

@@ -37,7 +37,6 @@ LEFT = ngettext_lazy("%(count)d was left as it was.", "%(count)d were left as th
 MADE_HERE = ("name", "task_path", "args", "kwargs", "spec", "time_zone", "jitter", "overlap", "catch_up")
 MADE_HERE += ("queue_name", "priority")
 TOLD = ("state", "when", "following", "previous", "last_job", "skips", "source")
-TIMES = ("spec", "time_zone")
 
 
 @admin.register(Schedule)
@@ -75,14 +74,15 @@ class ScheduleAdmin(ScheduleColumns):
         if obj is None:
             return [(None, {"fields": MADE_HERE})]
         if not self.has_change_permission(request, obj):
-            others = [name for name in MADE_HERE if name not in ("name", "args", "kwargs", *TIMES)]
+            others = [name for name in MADE_HERE if name not in ("name", "args", "kwargs", "spec", "time_zone")]
             return [(None, {"fields": (*TOLD, "call", *others)})]
         return [(None, {"fields": TOLD}), (_("Definition"), {"fields": MADE_HERE})]
 
     def save_model(self, request: HttpRequest, obj: Schedule, form: Any, change: bool) -> None:
         """Only what the form has: workers move the rest of the row on meanwhile."""
-        obj.save(using=database(), update_fields=form.changed_data if change else None)
-        if not change or set(TIMES) & set(form.changed_data):
+        times = Schedule.objects.using(database()).filter(pk=obj.pk).values_list("spec", "time_zone").first()
+        obj.save(using=database(), update_fields=MADE_HERE if change else None)
+        if times != (obj.spec, obj.time_zone):
             reschedule(obj.pk, database())
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Schedule]) -> None:
