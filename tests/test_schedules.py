@@ -16,11 +16,21 @@ from django_jobqueue.compat import InvalidTask
 from django_jobqueue.lifecycle import reschedule
 from django_jobqueue.models import Job, Schedule
 from django_jobqueue.registry import copy_of
+from django_jobqueue.task import declared
 from django_jobqueue.timing import Cron, Every
 
 from . import tasks
 
 HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def _forget_tasks():
+    """What these tests declare must not be enqueued by the workers of others."""
+    before = set(declared)
+    yield
+    for function in set(declared) - before:
+        del declared[function]
 
 
 def number(number=0):

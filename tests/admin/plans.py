@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TABLES = ("django_jobqueue_job", "django_jobqueue_attempt", "django_jobqueue_limit", "django_jobqueue_permit")
+TABLES += ("django_jobqueue_schedule",)
 
 
 @dataclass
