@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import isfunction
 from typing import Any
@@ -14,12 +15,15 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from .backend import check_findable
+from .compat import InvalidTask
 from .conf import BACKEND_PATH, Options, backend_aliases, backend_options, middleware_paths, option_defaults
 from .dialects import get_dialect
+from .lifecycle.synchronise import definitions
 from .middleware.chain import make_layer
 from .middleware.database_connections import DatabaseConnections
 from .options import checked
-from .task import declared
+from .task import JobTask, declared, problems_of_schedules
 
 SQLITE_OPTIONS = (
     '"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
@@ -30,7 +34,7 @@ SERVERS = {"postgresql": (14, 0), "mysql": (8, 0, 11), "mariadb": (10, 6)}
 
 @register
 def check_installation(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    return [*_backend(), *_backport(), *_middleware(), *_defaults(), *_tasks(), *_time_zones()]
+    return [*_backend(), *_backport(), *_middleware(), *_defaults(), *_tasks(), *_schedules(), *_time_zones()]
 
 
 @register(Tags.database)
@@ -168,6 +172,34 @@ def _tasks() -> Iterator[CheckMessage]:
                 hint="Take the option out of @task(…), or put its layer into JOBQUEUE_MIDDLEWARE.",
                 id="jobqueue.E016",
             )
+
+
+def _schedules() -> Iterator[CheckMessage]:
+    """Schedules that no worker could ever enqueue, as far as the tasks' modules have been imported."""
+    if not (apps.is_installed("django_jobqueue") and _is_a_list(getattr(settings, "JOBQUEUE_MIDDLEWARE", ()))):
+        return  # others say so
+    tasks = [task for task in tuple(declared.values()) if isinstance(task, JobTask) and task.schedule]
+    for task in tasks:
+        for problem in (*problems_of_schedules(task), *_not_findable(task)):
+            yield Error(
+                f"{task.module_path} has a schedule that can enqueue nothing: {problem.removesuffix('.')}.",
+                hint="Correct @task(schedule=…), or the function.",
+                id="jobqueue.E017",
+            )
+    counted = Counter(definition.name.casefold() for definition in definitions(tasks))  # MariaDB tells no case
+    for name in sorted(name for name, number in counted.items() if number > 1):
+        yield Error(
+            f"There are {counted[name]} schedules named {name!r}; only one of them would be kept.",
+            hint="Give each a name of its own: cron(…, name=…).",
+            id="jobqueue.E018",
+        )
+
+
+def _not_findable(task: JobTask[..., Any]) -> Iterator[str]:
+    try:
+        check_findable(task)
+    except InvalidTask as error:
+        yield str(error)
 
 
 def _time_zones() -> Iterator[CheckMessage]:

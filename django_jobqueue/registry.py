@@ -25,7 +25,7 @@ def resolve(path: str) -> AnyTask:
     """
     module_path, _, name = path.rpartition(".")
     module = sys.modules.get(module_path)
-    if module is None and _is_ours(module_path):
+    if module is None and is_ours(module_path):
         try:
             module = import_module(module_path)
         except Exception as error:
@@ -37,7 +37,8 @@ def resolve(path: str) -> AnyTask:
     return found
 
 
-def _is_ours(module_path: str) -> bool:
+def is_ours(module_path: str) -> bool:
+    """Is it in an installed app, or in the project's own package?"""
     packages = {config.name for config in apps.get_app_configs()}
     packages.add(str(getattr(settings, "ROOT_URLCONF", "")).partition(".")[0])
     parents = module_path.split(".")

@@ -22,6 +22,7 @@ from .conf import is_count
 from .options import as_data, checked, checked_names
 from .outcomes import LONGEST_DELAY, seconds
 from .registry import is_async
+from .schedules import Entry, check_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,13 +60,15 @@ class JobTask(_Task[P, R]):
     after: tuple[int, ...] = ()
     #: What becomes of the job if one of those has not succeeded: ``"cancel"``, ``"fail"`` or ``"run"`` it.
     if_failed: str = "cancel"
+    #: When workers enqueue it by themselves: what ``cron`` and ``every`` make, one or a list.
+    schedule: tuple[Entry, ...] = ()
     #: What was declared for options that layers add; they are written beside the others, ``@task(expires=60)``.
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     #: What ``using`` was given for them, and for ``timeout``: it travels with the job.
     given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in ("retry_on", "give_up_on", "middleware"):
+        for name in ("retry_on", "give_up_on", "middleware", "schedule"):
             # tuples, so that a task given lists can still be hashed
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
         if isinstance(self.timeout, timedelta):
@@ -212,9 +215,10 @@ def _job_number(one: Any) -> int:
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, type) or callable(value) or isinstance(value, str):
-        return (value,)
-    return tuple(value or ())
+    if not value:
+        return ()
+    is_one = isinstance(value, type | str) or callable(value) or not isinstance(value, Iterable)
+    return (value,) if is_one else tuple(value)
 
 
 def check_options(task: JobTask[..., Any]) -> None:
@@ -244,6 +248,26 @@ def check_options(task: JobTask[..., Any]) -> None:
         for item in getattr(task, name):
             if not (isinstance(item, type) and issubclass(item, BaseException)):
                 complain(f"{name} must list exception classes, but has {item!r}.")
+    for problem in problems_of_schedules(task):
+        complain(f"{problem}.")
+
+
+def problems_of_schedules(task: JobTask[..., Any]) -> Iterable[str]:
+    """What is wrong with ``schedule``, a sentence each."""
+    for entry in task.schedule:
+        if not isinstance(entry, Entry):
+            yield f"schedule must be what cron() or every() makes, or a list of that, but has {entry!r}"
+            continue
+        try:
+            check_call(
+                task.func,
+                entry.args,
+                entry.kwargs,
+                takes_context=task.takes_context,
+                own_layers=task.middleware,
+            )
+        except ValueError as error:
+            yield f"schedule={entry.timing.text!r}: {error}"
 
 
 @overload
@@ -265,6 +289,7 @@ def task(
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
     if_failed: str = ...,
+    schedule: Entry | Iterable[Entry] = ...,
     **options: Any,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
 
@@ -284,6 +309,7 @@ def task(
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
     if_failed: str = ...,
+    schedule: Entry | Iterable[Entry] = ...,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
 

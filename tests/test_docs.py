@@ -16,6 +16,7 @@ import subprocess
 import sys
 import termios
 import time
+import unittest
 from argparse import _SubParsersAction
 from copy import copy
 from dataclasses import asdict, fields, replace
@@ -37,6 +38,7 @@ from django_jobqueue import backoff, checks, conf, exceptions, lifecycle, middle
 from django_jobqueue.admin import changelist, job_page
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
+from django_jobqueue.lifecycle import schedule
 from django_jobqueue.lifecycle.prune import LIMITS_KEPT
 from django_jobqueue.management import reloading
 from django_jobqueue.management.commands import jobqueue, runworker
@@ -44,7 +46,7 @@ from django_jobqueue.middleware import JobContext, Middleware, chain, concurrenc
 from django_jobqueue.middleware.chain import enqueue_through
 from django_jobqueue.options import owners as option_owners
 from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
-from django_jobqueue.task import JobTask
+from django_jobqueue.task import JobTask, declared
 from django_jobqueue.worker import (
     children,
     claimer,
@@ -52,6 +54,7 @@ from django_jobqueue.worker import (
     lanes,
     maintenance,
     pace,
+    scheduler,
     stop,
     supervisor,
     wakeup,
@@ -59,6 +62,8 @@ from django_jobqueue.worker import (
 from django_jobqueue.worker.execution import plan_for
 
 from .worker.workers import drain
+
+synchronise = sys.modules[lifecycle.synchronise.__module__]
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -183,7 +188,7 @@ def public(cls: type) -> set[str]:
 
 def test_every_field_and_word_of_the_models_is_documented():
     text = page("reference/models.md")
-    for model in (models.Job, models.Attempt, models.Worker, models.Queue):
+    for model in (models.Job, models.Attempt, models.Worker, models.Queue, models.Schedule):
         assert not missing([field.name for field in model._meta.concrete_fields], text), model
     assert not missing([*models.Job.Status.values, *models.Worker.Status.values, *State], text)
 
@@ -207,6 +212,13 @@ def test_fixed_numbers_are_those_of_the_code():
         f"| for at most {reloading.GRACE:.0f} s |",
         f"at least {claimer.UNKNOWN_DELAY[0]:.0f} s, at most {claimer.UNKNOWN_DELAY[1] / 60:.0f} min",
         f"every {maintenance.REAP_INTERVAL:.0f} s, or a third of the lease",
+        f"changed | every {scheduler.INTERVAL:.0f} s, or {scheduler.EMPTY_INTERVAL:.0f} s while there are none |",
+        f"rows of schedules with its code | every {scheduler.SYNCHRONISE_INTERVAL:.0f} s |",
+        f"that of a living worker | for {synchronise.VOUCHED.total_seconds():.0f} s after its word |",
+        f'{schedule.ON_TIME.total_seconds():.0f} s; with `catch_up="none"` the latest, by',
+        f"by {schedule.GRACE.total_seconds():.0f} s |",
+        f"cannot enqueue is left to others for | {scheduler.PUT_OFF:.0f} s |",
+        f"waits for the last job is looked at | every {schedule.RECHECK.total_seconds():.0f} s |",
         f"every {maintenance.PRUNE_INTERVAL:.0f} s, {batches:,} jobs",
         f"| every {wakeup.LONGEST:.0f} s while it is told of new jobs; otherwise after a tenth of the time",
         f"that it has found nothing, {wakeup.SHORTEST} s to `--poll-interval` |",
@@ -434,6 +446,28 @@ def test_the_examples_around_transactions_and_workers_do_what_the_page_says(exam
     assert jobs[int(report.id)].status == "READY", "it is day"
     assert jobs[int(booked.id)].result == "booked" and Group.objects.get().name == "skiers"
     assert {news["state"] for news in told} == {"succeeded", "failed"}
+
+
+def test_the_schedules_of_the_page_come_and_enqueue_what_it_says(written, queue_db):
+    before = set(declared)
+    page = written("docs/howto/schedules.md")
+    try:
+        suite = unittest.defaultTestLoader.loadTestsFromTestCase(page.ReminderTests)
+        outcome = unittest.TextTestRunner(stream=StringIO()).run(suite)
+        assert outcome.testsRun == 2 and outcome.wasSuccessful(), (outcome.failures, outcome.errors)
+        assert lifecycle.synchronise("default") >= {
+            "shop.jobs.send_reminders", "shop.jobs.fetch_rates", "dollars for the office",
+        }  # fmt: skip
+        told = {row.name: row.description for row in models.Schedule.objects.filter(task_path__startswith="shop.")}
+        assert told["shop.jobs.send_reminders"] == "At 02:30 every day, Europe/Berlin"
+        for row in models.Schedule.objects.filter(name__in=told):
+            lifecycle.run_schedule_now(row.pk)
+        drain(threads=1)
+        results = sorted(job.result.partition(" at ")[0] for job in models.Job.objects.all())
+        assert results == ["EUR", "USD", "reminded"]
+    finally:
+        for function in set(declared) - before:
+            del declared[function]
 
 
 def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db, settings):

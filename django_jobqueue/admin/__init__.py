@@ -3,6 +3,7 @@
 from .batches import BatchAdmin
 from .jobs import JobAdmin
 from .queues import QueueAdmin
+from .schedules import ScheduleAdmin
 from .workers import WorkerAdmin
 
-__all__ = ["BatchAdmin", "JobAdmin", "QueueAdmin", "WorkerAdmin"]
+__all__ = ["BatchAdmin", "JobAdmin", "QueueAdmin", "ScheduleAdmin", "WorkerAdmin"]

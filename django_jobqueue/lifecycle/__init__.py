@@ -22,6 +22,8 @@ from .lease import give_up, register, renew, sign_off
 from .progress import Progress, report
 from .prune import prune
 from .reap import reap
+from .schedule import fire, pause_schedule, reschedule, resume_schedule, run_schedule_now, upcoming
+from .synchronise import synchronise
 
 __all__ = [
     "Cancelled",
@@ -37,12 +39,14 @@ __all__ = [
     "enqueue_beside",
     "find_strays",
     "finish",
+    "fire",
     "follow_up",
     "give_up",
     "in_order",
     "lanes_in_order",
     "next_due",
     "pause",
+    "pause_schedule",
     "peek",
     "promote",
     "prune",
@@ -51,9 +55,14 @@ __all__ = [
     "release",
     "renew",
     "report",
+    "reschedule",
     "resume",
+    "resume_schedule",
     "retry",
     "retry_batch",
     "run_now",
+    "run_schedule_now",
     "sign_off",
+    "synchronise",
+    "upcoming",
 ]

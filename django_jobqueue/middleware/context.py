@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import FrozenInstanceError
+from datetime import datetime
 from math import isfinite
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -108,6 +109,15 @@ class JobContext(_Context):
     def attempt(self) -> int:
         """The number of this attempt: 1 on the first run."""
         return self.job.attempts
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The time that a schedule meant this job for; None if no schedule has enqueued it.
+
+        It stays the same when the job starts late, is put off by the schedule's jitter, or is retried.
+        """
+        told = self.job.option("scheduled_for")
+        return datetime.fromisoformat(told) if told else None
 
     def option(self, name: str, default: Any = None) -> Any:
         """The option's value: as given by ``using`` for this job, else as declared with the task, else as set in

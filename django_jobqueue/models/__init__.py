@@ -5,6 +5,7 @@ from .batch import Batch, Dependency
 from .job import Job
 from .limit import Limit, Permit
 from .queue import Queue
+from .schedule import Schedule
 from .worker import Worker
 
-__all__ = ["Attempt", "Batch", "Dependency", "Job", "Limit", "Permit", "Queue", "Worker"]
+__all__ = ["Attempt", "Batch", "Dependency", "Job", "Limit", "Permit", "Queue", "Schedule", "Worker"]

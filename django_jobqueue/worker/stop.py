@@ -48,6 +48,9 @@ class Stop:
         worker.follower.join(10)
         worker.maintenance.stop()
         worker.maintenance.join(10)
+        if worker.scheduler is not None:
+            worker.scheduler.stop()
+            worker.scheduler.join(10)
         worker.announcer.close()
         worker.announcer.join(10)
         worker.heartbeat.stop()

@@ -34,6 +34,7 @@ from .link import RECYCLE
 from .maintenance import Maintenance
 from .memory import resident
 from .pace import Pace
+from .scheduler import Scheduler
 from .stop import Stop
 from .timekeeper import TIMEOUT_GRACE, Timekeeper
 from .wakeup import Wakeup
@@ -114,6 +115,8 @@ class Worker:
             reaped=self._reaped,
             look_at_memory=self._look_at_memory,
         )
+        # who drains a queue would never come to an end beside a schedule of every second
+        self.scheduler = Scheduler(self.using, self._wake_claimer) if intake.drain is None else None
 
     # -- the story -------------------------------------------------------------------------------
 
@@ -189,6 +192,8 @@ class Worker:
         parts = (self.completer, self.announcer, self.follower, self.threads, self.heartbeat, self.maintenance)
         for part in (*parts, self.claimer, self.wakeup):
             part.start()
+        if self.scheduler is not None:
+            self.scheduler.start()
 
     def _sign_on(self) -> None:
         for pause in REGISTER_PAUSES:

@@ -12,7 +12,7 @@ from django.db import connection
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TABLES = tuple(f"django_jobqueue_{name}" for name in "job attempt limit permit dependency batch".split())
+TABLES = tuple(f"django_jobqueue_{name}" for name in "job attempt limit permit dependency batch schedule".split())
 
 
 @dataclass

@@ -16,14 +16,27 @@ from django.utils import timezone
 from django_jobqueue import chain, group
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
 from django_jobqueue.dialects.base import Dialect
-from django_jobqueue.lifecycle import cancel_batch, find_strays, follow_up, reap, register, renew, retry_batch
+from django_jobqueue.lifecycle import (
+    cancel_batch,
+    find_strays,
+    fire,
+    follow_up,
+    pause_schedule,
+    reap,
+    register,
+    renew,
+    resume_schedule,
+    retry_batch,
+    run_schedule_now,
+    upcoming,
+)
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
 from django_jobqueue.lifecycle.lease import cancel_requests
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
 from django_jobqueue.middleware.concurrency import take_slot
 from django_jobqueue.middleware.limits import pass_or_snooze
 from django_jobqueue.middleware.rate_limit import Rate, draw
-from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Permit
+from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Permit, Schedule
 
 from ..admin.plans import EXPLAIN, TABLES, analyse
 from ..tasks import noop
@@ -173,6 +186,37 @@ def test_g14_every_statement_of_a_limit_finds_its_index(many_limits, explained):
         context = boss.execution.context(job, noop, lambda: None)
         pass_or_snooze(context, many_limits[0], lambda gate: take_slot(gate, 2), "")
         pass_or_snooze(context, many_limits[1], lambda gate: draw(gate, Rate(6000, 3600.0), 5500), "")
+    assert explained == []
+
+
+@pytest.fixture
+def many_schedules(full_table):
+    now = timezone.now()
+    Schedule.objects.bulk_create(
+        [
+            Schedule(
+                name=f"schedule {number}",
+                spec="* * * * *",
+                task_path="tests.tasks.noop",
+                overlap="skip",
+                last_job_id=number + 1,
+                next_run_at=now + timedelta(seconds=number - 1),
+                look_at=now + timedelta(seconds=number - 1),
+            )
+            for number in range(5000)
+        ],
+        batch_size=500,
+    )
+    analyse()
+
+
+def test_g14_every_statement_of_a_schedule_finds_its_index(many_schedules, explained):
+    first = upcoming("default")[0]
+    assert first.seconds < 0
+    fire(first.pk, "default")
+    run_schedule_now(first.pk)
+    pause_schedule(first.pk)
+    resume_schedule(first.pk)
     assert explained == []
 
 

@@ -13,8 +13,17 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import BigIntegerField, QuerySet
 
 from django_jobqueue import stats
-from django_jobqueue.lifecycle import cancel, pause, prune, resume, retry
-from django_jobqueue.models import Job
+from django_jobqueue.lifecycle import (
+    cancel,
+    pause,
+    pause_schedule,
+    prune,
+    resume,
+    resume_schedule,
+    retry,
+    run_schedule_now,
+)
+from django_jobqueue.models import Job, Schedule
 from django_jobqueue.worker.completer import human
 
 from .runworker import find_backend
@@ -41,7 +50,7 @@ def queue_name(text: str) -> str:
 
 
 class Command(BaseCommand):
-    help = "Look at the queue and steer it: status, retry, cancel, pause, resume, prune."
+    help = "Look at the queue and steer it: status, retry, cancel, pause, resume, schedules, prune."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -64,6 +73,13 @@ class Command(BaseCommand):
         retry_verb.add_argument("--cancelled", action="store_true", help="Cancelled jobs too, not only failed ones.")
         for name, help in (("pause", "Let no worker claim from the queues."), ("resume", "Open paused queues again.")):
             verb(name, help).add_argument("queues", nargs="+", type=queue_name, metavar="QUEUE")
+        add = verb("schedules", "Show the schedules, or pause, resume or run some.").add_argument
+        for option, help in (
+            ("--pause", "Let these enqueue nothing."),
+            ("--resume", "Let these go on, from now."),
+            ("--run-now", "Enqueue a job of these at once, also if they are paused."),
+        ):
+            add(option, nargs="+", default=[], metavar="NAME", help=help)
         add = verb("prune", "Delete jobs that finished long ago.").add_argument
         add(
             "--older-than",
@@ -114,6 +130,27 @@ class Command(BaseCommand):
     def do_resume(self, options: dict[str, Any]) -> Answer:
         changed = [name for name in options["queues"] if resume(name, self.using)]
         return {"resumed": changed}, each(options["queues"], changed, "is open again", "was not paused")
+
+    def do_schedules(self, options: dict[str, Any]) -> Answer:
+        named = {name for verb in ("pause", "resume", "run_now") for name in options[verb]}
+        rows = {row.name: row for row in Schedule.objects.using(self.using)}
+        if unknown := sorted(named - rows.keys()):
+            raise CommandError(f"There is no schedule {', '.join(unknown)}.")
+        if not named:
+            return {"schedules": [schedule_data(row) for row in rows.values()]}, "\n".join(schedule_lines(rows))
+        paused = [name for name in options["pause"] if pause_schedule(rows[name].pk, self.using)]
+        resumed = [name for name in options["resume"] if resume_schedule(rows[name].pk, self.using)]
+        ran = {name: self.run_schedule(rows[name]) for name in options["run_now"]}
+        told = [each(options["pause"], paused, "is paused", "was paused already")] if options["pause"] else []
+        told += [each(options["resume"], resumed, "goes on", "was not paused")] if options["resume"] else []
+        told += [f"{name}: job #{job}." if job else f"{name}: a layer left its job out." for name, job in ran.items()]
+        return {"paused": paused, "resumed": resumed, "jobs": ran}, "\n".join(told)
+
+    def run_schedule(self, schedule: Schedule) -> int | None:
+        try:
+            return run_schedule_now(schedule.pk, self.using)
+        except (LookupError, TypeError, ValueError) as error:
+            raise CommandError(f"{schedule} cannot be enqueued: {error}") from error
 
     def do_prune(self, options: dict[str, Any]) -> Answer:
         age = self.retention if options["older_than"] is None else options["older_than"]
@@ -173,3 +210,40 @@ def status_lines(overview: stats.Overview) -> Iterator[str]:
         note = "  (paused)" if queue.paused else ""
         numbers = f"{queue.ready!s:>8}  {queue.scheduled!s:>9}  {queue.running!s:>8}"
         yield f"{queue.name:<{width}}  {numbers}  {oldest:<8}{note}".rstrip()
+
+
+def schedule_data(row: Schedule) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "task": row.task_path,
+        "args": row.args,
+        "kwargs": row.kwargs,
+        "when": row.spec,
+        "time_zone": row.time_zone,
+        "description": row.description,
+        "from_code": row.is_from_code,
+        "status": status_of(row),
+        "next_run_at": row.next_run_at and row.next_run_at.isoformat(),
+        "last_run_at": row.last_run_at and row.last_run_at.isoformat(),
+        "last_job": row.last_job_id,
+        "skipped": row.skipped,
+        "error": row.error,
+    }
+
+
+def status_of(row: Schedule) -> str:
+    if row.vanished_at:
+        return "not in the code"
+    return "paused" if row.is_paused else "failing" if row.error else "active"
+
+
+def schedule_lines(rows: dict[str, Schedule]) -> Iterator[str]:
+    if not rows:
+        yield "There are no schedules."
+        return
+    width = max(8, *map(len, rows))
+    yield f"{'Schedule':<{width}}  {'next':<20}  {'last':<20}  {'last job':>8}  status"
+    for name, row in rows.items():
+        times = [f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "-" for moment in (row.next_run_at, row.last_run_at)]
+        yield f"{name:<{width}}  {times[0]:<20}  {times[1]:<20}  {row.last_job_id or '-':>8}  {status_of(row)}"
+        yield f"{'':<{width}}  {row.description}"

@@ -1,0 +1,157 @@
+"""Synchronise: keep the rows of schedules in step with the code, while several versions of the code are running.
+
+A definition that no row has had yet is news, and taken over at once. Workers that have it in their code vouch for it,
+again and again. One that the row has had before is that of an older release: it comes back only when nobody vouches
+for the newer one any more. So a worker of the old release that starts anew in the middle of a deploy changes nothing,
+and a rollback takes effect shortly after the last worker of the new release has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from ..compat import AnyTask
+from ..dialects import get_dialect
+from ..exceptions import UnknownTask
+from ..models import Schedule
+from ..registry import is_ours, resolve
+from ..schedules import Entry, check_call
+from ..task import JobTask, declared
+from .schedule import aliases_of, aware, restart
+
+logger = logging.getLogger(__name__)
+
+#: How long a worker's word for a definition holds, and with how much of that left it is given again.
+VOUCHED, RENEW = timedelta(seconds=90), timedelta(seconds=50)
+#: So many former definitions of a schedule are known.
+FORMER = 20
+#: Of a row that has been made and not defined yet.
+NEW = "new"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A schedule as the code of this process has it."""
+
+    name: str
+    task: AnyTask
+    entry: Entry
+
+    @property
+    def fingerprint(self) -> str:
+        return self.entry.fingerprint(self.task.module_path)
+
+
+def definitions(tasks: Iterable[AnyTask]) -> list[Definition]:
+    """The schedules of the tasks, each under its name: the task's path, with a number from the second on."""
+    found = []
+    for task in tasks:
+        for number, entry in enumerate(getattr(task, "schedule", ()), 1):
+            name = entry.name or (task.module_path if number == 1 else f"{task.module_path} {number}")
+            found.append(Definition(name, task, entry))
+    return found
+
+
+def definitions_for(using: str) -> dict[str, Definition]:
+    """Those whose jobs are kept in this database, by name."""
+    aliases = aliases_of(using)
+    tasks = [task for task in tuple(declared.values()) if isinstance(task, JobTask) and task.backend in aliases]
+    return {definition.name: definition for definition in definitions(tasks)}
+
+
+def synchronise(using: str) -> frozenset[str]:
+    """Bring the rows in step with this process's code; the names of its schedules. Safe to call from any number."""
+    ours = definitions_for(using)
+    known = Schedule.objects.using(using).filter(~Q(fingerprint="") | Q(name__in=list(ours))).annotate(now=Now())
+    rows = {row.name: row for row in known}
+    if new := sorted(ours.keys() - rows.keys()):
+        made = [Schedule(name=name, task_path=ours[name].task.module_path, fingerprint=NEW) for name in new]
+        Schedule.objects.using(using).bulk_create(made, ignore_conflicts=True)
+    for name in sorted(ours):
+        if name not in rows or _is_news(rows[name], ours[name], rows[name].now):
+            _adopt(ours[name], using)
+    for name in sorted(rows.keys() - ours.keys()):
+        if _has_vanished(rows[name]):
+            _drop(name, using)
+    return frozenset(ours)
+
+
+def _is_news(row: Schedule, definition: Definition, now: datetime) -> bool:
+    """Does the row have to be written?"""
+    if row.fingerprint != definition.fingerprint:
+        return not (definition.fingerprint in row.former and _is_vouched_for(row, now))
+    return row.vanished_at is not None or not _is_vouched_for(row, now + RENEW)
+
+
+def _is_vouched_for(row: Schedule, now: datetime) -> bool:
+    return row.vouched_until is not None and row.vouched_until > now
+
+
+def _adopt(definition: Definition, using: str) -> None:
+    def adopt() -> None:
+        rows = Schedule.objects.using(using).filter(name=definition.name).select_for_update()
+        row = rows.annotate(now=Now()).first()
+        if row is None or not _is_news(row, definition, row.now):
+            return
+        if not row.is_from_code:
+            logger.error("Schedule %s was made in the admin; that of the same name in the code has no effect.", row)
+            return
+        returns, row.vanished_at = row.vanished_at is not None, None
+        if row.fingerprint != definition.fingerprint:
+            logger.info("Schedule %s: %s.", row, definition.entry)
+            returns = _define(row, definition) or returns
+        if returns:
+            restart(row, aware(row.now))
+        row.vouched_until = row.now + VOUCHED
+        row.save(using=using, force_update=True)
+
+    get_dialect(using).transact(adopt)
+
+
+def _define(row: Schedule, definition: Definition) -> bool:
+    """Write the definition into the row. Are its times others than before?"""
+    task, entry = definition.task, definition.entry
+    times = (row.spec, row.time_zone)
+    row.former = [mark for mark in (*row.former, row.fingerprint) if mark not in (NEW, definition.fingerprint)][
+        -FORMER:
+    ]
+    row.fingerprint = definition.fingerprint
+    row.task_path, row.spec, row.time_zone = task.module_path, entry.timing.text, entry.timing.zone
+    row.args, row.kwargs = check_call(
+        task.func,
+        entry.args,
+        entry.kwargs,
+        takes_context=task.takes_context,
+        own_layers=getattr(task, "middleware", ()),
+    )
+    row.jitter, row.overlap, row.catch_up = entry.jitter, entry.overlap, entry.catch_up
+    row.queue_name, row.priority = entry.queue_name, entry.priority
+    return times != (row.spec, row.time_zone)
+
+
+def _has_vanished(row: Schedule) -> bool:
+    """Did this project have the schedule, and has no worker it any more?"""
+    return row.vanished_at is None and not _is_vouched_for(row, row.now) and _would_be_here(row.task_path)  # type: ignore[attr-defined]
+
+
+def _would_be_here(task_path: str) -> bool:
+    """Other projects may keep their jobs in the same database: their schedules are no business of ours."""
+    try:
+        resolve(task_path)
+    except UnknownTask:
+        module = task_path.rpartition(".")[0]
+        return module in sys.modules or is_ours(module)
+    return True
+
+
+def _drop(name: str, using: str) -> None:
+    rows = Schedule.objects.using(using).from_code().filter(name=name, vanished_at=None, vouched_until__lt=Now())
+    if rows.update(vanished_at=Now(), next_run_at=None, look_at=None, queued_at=None):
+        logger.warning("Schedule %s is no longer in the code; it enqueues nothing more.", name)
