@@ -95,8 +95,8 @@ class JobQueueBackend(BaseTaskBackend):
         self._insert(jobs)
         results: Sequence[AnyResult] = self._results.Results(self._enqueued, [call.task for call in calls], jobs)
         if is_heard(task_enqueued, logging.DEBUG):
-            for result in results:
-                if result.id:
+            for job, result in zip(jobs, results, strict=True):
+                if result.id and not job.was_there:
                     announce(task_enqueued, type(self), result)
         return results
 
@@ -147,6 +147,8 @@ class JobQueueBackend(BaseTaskBackend):
             checked_names(options, getattr(task, "middleware", ()), f"{task.module_path}: ")
         if given := getattr(task, "given", None):
             columns["options"] = dict(given)
+        if getattr(task, "unique", None):
+            columns["unique_task"] = task
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
         return columns
@@ -169,6 +171,8 @@ class JobQueueBackend(BaseTaskBackend):
 
     def _enqueued(self, task: AnyTask, job: Job) -> AnyResult:
         job.decode()
+        if job.was_there:
+            return self._result_of(job)
         if job.pk is None:  # a layer has left it out
             job.status = job.Status.CANCELLED
         if isinstance(task.run_after, timedelta):
@@ -185,7 +189,11 @@ class JobQueueBackend(BaseTaskBackend):
             job = Job.objects.using(self.database).get(pk=number)
         except Job.DoesNotExist:
             raise TaskResultDoesNotExist(result_id) from None
-        attempts = self._models.Attempt.objects.using(self.database).filter(job_id=number).order_by("number")
+        return self._result_of(job)
+
+    def _result_of(self, job: Job) -> AnyResult:
+        """Of a row that was read."""
+        attempts = self._models.Attempt.objects.using(self.database).filter(job_id=job.pk).order_by("number")
         result: AnyResult = self._results.result_of(job, attempts, self._results.task_of(job, self))
         return result
 

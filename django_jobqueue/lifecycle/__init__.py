@@ -11,7 +11,7 @@ enqueue ──▶ READY, scheduled ──promote──▶ READY, in line ──c
 """
 
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
-from .control import Cancelled, cancel, pause, resume, retry, run_now
+from .control import Cancelled, Retried, cancel, pause, resume, retry, retry_all, run_now
 from .enqueue import enqueue
 from .finish import Run, finish
 from .lease import give_up, register, renew, sign_off
@@ -23,6 +23,7 @@ __all__ = [
     "Cancelled",
     "Progress",
     "QueueSelector",
+    "Retried",
     "Run",
     "cancel",
     "claim",
@@ -43,6 +44,7 @@ __all__ = [
     "report",
     "resume",
     "retry",
+    "retry_all",
     "run_now",
     "sign_off",
 ]

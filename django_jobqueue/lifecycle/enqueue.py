@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from ..dialects import get_dialect
 from ..models import Job
-from . import notify
+from . import notify, unique
 
 
 def enqueue(jobs: list[Job], using: str) -> list[Job]:
-    """Insert the jobs and give them their ids. They are there when the caller's transaction commits, or never."""
-    if jobs:
-        get_dialect(using).insert(jobs)
-    notify.enqueued(jobs, using)
+    """Insert the jobs and give them their ids. They are there when the caller's transaction commits, or never.
+
+    One whose unique key another job has becomes that job, unless its task says otherwise.
+    """
+    keyed = [job for job in jobs if job.unique_task is not None]
+    if keyed:
+        changed = unique.save(jobs, keyed, using)
+    else:
+        changed = jobs
+        if jobs:
+            get_dialect(using).insert(jobs)
+    notify.enqueued(changed, using)
     return jobs

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from django.db import connections
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
-from ..models import Attempt, Job, Limit, Permit, Worker
+from ..models import Attempt, Job, Limit, Permit, UniqueKey, Worker
 from ..models.job import FINISHED
 
 BATCH = 2000
@@ -46,13 +47,27 @@ def _delete(ids: list[int], using: str) -> int:
         return 0
 
     def delete() -> int:
+        possible = _without_keys(ids, using)
         # asked again: a job may have been retried since it was read
-        still = Job.objects.using(using).filter(pk__in=ids, status__in=FINISHED).select_for_update()
+        still = Job.objects.using(using).filter(pk__in=possible, status__in=FINISHED).select_for_update()
         finished = list(still.values_list("pk", flat=True))
+        UniqueKey.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
         Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
         return int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
 
     return get_dialect(using).transact(delete)
+
+
+def _without_keys(ids: list[int], using: str) -> list[int]:
+    """Those of the jobs whose unique keys nobody is looking at: an enqueue may be about to find them. The others are
+    for the next time: who holds a key may do so for as long as a transaction takes.
+    """
+    keys = UniqueKey.objects.using(using).filter(job_id__in=ids).order_by("pk")
+    there = set(keys.values_list("job_id", flat=True))
+    if there and connections[using].features.has_select_for_update_skip_locked:
+        there -= set(keys.select_for_update(skip_locked=True).values_list("job_id", flat=True))
+        return [pk for pk in ids if pk not in there]
+    return ids
 
 
 def _delete_workers(age: timedelta, using: str) -> None:
