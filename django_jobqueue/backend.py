@@ -194,7 +194,8 @@ class JobQueueBackend(BaseTaskBackend):
     def _result_of(self, job: Job) -> AnyResult:
         """Of a row that was read."""
         attempts = self._models.Attempt.objects.using(self.database).filter(job_id=job.pk).order_by("number")
-        result: AnyResult = self._results.result_of(job, attempts, self._results.task_of(job, self))
+        ended = attempts if job.attempts else ()
+        result: AnyResult = self._results.result_of(job, ended, self._results.task_of(job, self))
         return result
 
     # A task may be declared before the app registry is ready, and declaring one makes a backend. So what needs the

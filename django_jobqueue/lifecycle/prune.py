@@ -47,27 +47,32 @@ def _delete(ids: list[int], using: str) -> int:
         return 0
 
     def delete() -> int:
-        possible = _without_keys(ids, using)
+        keyed, busy = _locked_keys(ids, using)
         # asked again: a job may have been retried since it was read
-        still = Job.objects.using(using).filter(pk__in=possible, status__in=FINISHED).select_for_update()
+        still = Job.objects.using(using).filter(pk__in=set(ids) - busy, status__in=FINISHED).select_for_update()
         finished = list(still.values_list("pk", flat=True))
-        UniqueKey.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
+        if not finished:
+            return 0
+        if keyed:
+            UniqueKey.objects.using(using).filter(job_id__in=keyed.intersection(finished))._raw_delete(using)
         Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
         return int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
 
     return get_dialect(using).transact(delete)
 
 
-def _without_keys(ids: list[int], using: str) -> list[int]:
-    """Those of the jobs whose unique keys nobody is looking at: an enqueue may be about to find them. The others are
-    for the next time: who holds a key may do so for as long as a transaction takes.
+def _locked_keys(ids: list[int], using: str) -> tuple[set[int], set[int]]:
+    """Of the jobs that have unique keys: those whose keys are ours now, and those whose keys somebody else has locked.
+
+    An enqueue may be about to find those, and may do so for as long as its caller's transaction takes: they are for the
+    next time.
     """
-    keys = UniqueKey.objects.using(using).filter(job_id__in=ids).order_by("pk")
-    there = set(keys.values_list("job_id", flat=True))
-    if there and connections[using].features.has_select_for_update_skip_locked:
-        there -= set(keys.select_for_update(skip_locked=True).values_list("job_id", flat=True))
-        return [pk for pk in ids if pk not in there]
-    return ids
+    keys = UniqueKey.objects.using(using).filter(job_id__in=ids)
+    keyed = set(keys.values_list("job_id", flat=True))
+    if not keyed or not connections[using].features.has_select_for_update_skip_locked:
+        return keyed, set()
+    ours = set(keys.select_for_update(skip_locked=True).values_list("job_id", flat=True))
+    return ours, keyed - ours
 
 
 def _delete_workers(age: timedelta, using: str) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from django_jobqueue import enqueue_many
 from django_jobqueue.compat import InvalidTask, TaskResultStatus, task_enqueued
+from django_jobqueue.dialects import get_dialect
 from django_jobqueue.lifecycle import Retried, cancel, prune, retry, retry_all, unique
 from django_jobqueue.models import Job, UniqueKey
 
 from ..tasks import add, echo, fail_thrice, noop
-from .steps import end, enqueue, failed, fresh, retrying, snoozed, started, succeeded, take_one, worker
+from .steps import USING, end, enqueue, failed, fresh, retrying, snoozed, started, succeeded, take_one, worker
 
 pytestmark = pytest.mark.django_db
 
@@ -307,6 +310,31 @@ def test_a_bulk_with_one_call_that_cannot_have_its_key_leaves_nothing():
     assert not Job.objects.exists() and not UniqueKey.objects.exists()
 
 
+def test_after_a_collision_the_whole_is_tried_again(queue_db, monkeypatch):
+    def collide_once(holds, using):
+        if not collided:
+            collided.append(True)
+            note(holds, using)
+            raise OperationalError("collision")
+        note(holds, using)
+
+    collided: list[bool] = []
+    note = unique._note
+    dialect = get_dialect(USING)
+    there = latest.enqueue(0, 0)
+    monkeypatch.setattr(unique, "_note", collide_once)
+    monkeypatch.setattr(dialect, "is_collision", lambda error: "collision" in str(error))
+    calls = [latest.s(0, 1), latest.s(1, 1), noop.s(), latest.s(1, 2), settled.s(2, 1), settled.s(2, 2)]
+    results = enqueue_many(calls * 12)
+    assert collided and Job.objects.count() == 15
+    assert ids(results[:2]) == [int(there.id), int(results[3].id)]
+    assert {job.pk: job.args for job in jobs() if job.task_path == add.module_path} == {
+        int(results[0].id): [0, 1],
+        int(results[1].id): [1, 2],
+        int(results[4].id): [2, 2],
+    }
+
+
 # -- what callers and receivers see ---------------------------------------------------------------
 
 
@@ -462,3 +490,43 @@ def test_a_key_is_pruned_with_its_job():
     Job.objects.filter(pk=first.id).update(enqueued_at=Now() - timedelta(days=2), finished_at=Now() - timedelta(days=2))
     assert prune(3600) == 1
     assert UniqueKey.objects.get().job_id == int(second.id)
+
+
+def make_old(*jobs: str) -> None:
+    long_ago = Now() - timedelta(days=2)
+    Job.objects.filter(pk__in=jobs).update(status="SUCCESSFUL", enqueued_at=long_ago, finished_at=long_ago)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer")
+def test_a_job_whose_key_somebody_holds_is_pruned_the_next_time(queue_db):
+    first, second = once.enqueue(1, 2), once.enqueue(3, 4)
+    make_old(first.id, second.id)
+
+    def prune_elsewhere() -> None:
+        pruned.append(prune(3600))
+        connections.close_all()
+
+    pruned: list[int] = []
+    with transaction.atomic():
+        once.enqueue(1, 2)
+        thread = threading.Thread(target=prune_elsewhere)
+        thread.start()
+        thread.join(30)
+        assert pruned == [1], "it does not wait"
+    prune(3600)
+    assert UniqueKey.objects.count() == 1 == Job.objects.count()
+
+
+def test_a_job_that_was_retried_in_the_meantime_keeps_its_key(monkeypatch):
+    first = once.enqueue(1, 2)
+    make_old(first.id)
+    Job.objects.update(status="FAILED")
+    module = sys.modules[prune.__module__]
+    look = module._locked_keys
+
+    def retry_and_look(ids, using):
+        retry(ids)
+        return look(ids, using)
+
+    monkeypatch.setattr(module, "_locked_keys", retry_and_look)
+    assert prune(3600) == 0 and once.enqueue(1, 2).id == first.id
