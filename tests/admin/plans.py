@@ -12,7 +12,7 @@ from django.db import connection
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TABLES = ("django_jobqueue_job", "django_jobqueue_attempt", "django_jobqueue_limit", "django_jobqueue_permit")
+TABLES = tuple(f"django_jobqueue_{name}" for name in "job attempt limit permit uniquekey".split())
 
 
 @dataclass

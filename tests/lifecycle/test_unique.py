@@ -518,15 +518,16 @@ def test_a_job_whose_key_somebody_holds_is_pruned_the_next_time(queue_db):
 
 
 def test_a_job_that_was_retried_in_the_meantime_keeps_its_key(monkeypatch):
-    first = once.enqueue(1, 2)
-    make_old(first.id)
-    Job.objects.update(status="FAILED")
+    first, other = once.enqueue(1, 2), once.enqueue(3, 4)
+    make_old(first.id, other.id)
+    Job.objects.filter(pk=first.id).update(status="FAILED")
     module = sys.modules[prune.__module__]
     look = module._locked_keys
 
     def retry_and_look(ids, using):
-        retry(ids)
+        retry([int(first.id)])
         return look(ids, using)
 
     monkeypatch.setattr(module, "_locked_keys", retry_and_look)
-    assert prune(3600) == 0 and once.enqueue(1, 2).id == first.id
+    assert prune(3600) == 1 and once.enqueue(1, 2).id == first.id
+    assert UniqueKey.objects.count() == 1

@@ -85,6 +85,15 @@ def test_retry_by_number_takes_failed_and_cancelled_jobs():
     assert {fresh(one).status, fresh(two).status} == {"READY"} and fresh(done).status == "SUCCESSFUL"
 
 
+def test_retry_tells_whose_key_another_job_has():
+    alone = noop.using(unique=True)
+    older, newer = failed_job(alone), failed_job(alone)
+    assert "1 job put back in line. 1 job left alone: another job has the unique key." in say("retry", "--all")
+    assert (fresh(older).status, fresh(newer).status) == ("FAILED", "READY")
+    assert tell("retry", older.pk) == {"retried": 0, "held": 1}
+    assert "only failed" not in say("retry", older.pk)
+
+
 def test_retry_all_means_all_failed_ones():
     jobs, other = [failed_job() for _ in range(3)], cancelled_job()
     assert tell("retry", "--all") == {"retried": 3, "held": 0}
