@@ -11,6 +11,7 @@ from django.db.models.functions import Now
 from ..dialects import get_dialect
 from ..models import Attempt, Job, Limit, Permit, UniqueKey, Worker
 from ..models.job import FINISHED
+from .unique import key_of
 
 BATCH = 2000
 #: A limit's longest period is a day: what is older counts no more.
@@ -47,32 +48,36 @@ def _delete(ids: list[int], using: str) -> int:
         return 0
 
     def delete() -> int:
-        keyed, busy = _locked_keys(ids, using)
+        keys, busy = _locked_keys(ids, using)
         # asked again: a job may have been retried since it was read
         still = Job.objects.using(using).filter(pk__in=set(ids) - busy, status__in=FINISHED).select_for_update()
-        finished = list(still.values_list("pk", flat=True))
+        finished = set(still.values_list("pk", flat=True))
         if not finished:
             return 0
-        if keyed:
-            UniqueKey.objects.using(using).filter(job_id__in=keyed.intersection(finished))._raw_delete(using)
+        if free := [key.pk for key in keys if key.job_id in finished]:
+            UniqueKey.objects.using(using).filter(pk__in=free)._raw_delete(using)
         Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
         return int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
 
     return get_dialect(using).transact(delete)
 
 
-def _locked_keys(ids: list[int], using: str) -> tuple[set[int], set[int]]:
-    """Of the jobs that have unique keys: those whose keys are ours now, and those whose keys somebody else has locked.
+def _locked_keys(ids: list[int], using: str) -> tuple[list[UniqueKey], set[int]]:
+    """The unique keys that these jobs had last, ours now; and the jobs whose keys somebody else has locked.
 
     An enqueue may be about to find those, and may do so for as long as its caller's transaction takes: they are for the
     next time.
     """
-    keys = UniqueKey.objects.using(using).filter(job_id__in=ids)
+    jobs = Job.objects.using(using).filter(pk__in=ids, options__isnull=False).only("task_path", "options")
+    names = {key_of(job) for job in jobs if job.unique_key is not None}
+    if not names:
+        return [], set()
+    keys = UniqueKey.objects.using(using).filter(pk__in=names, job_id__in=ids)
+    if not connections[using].features.has_select_for_update_skip_locked:
+        return list(keys), set()
     keyed = set(keys.values_list("job_id", flat=True))
-    if not keyed or not connections[using].features.has_select_for_update_skip_locked:
-        return keyed, set()
-    ours = set(keys.select_for_update(skip_locked=True).values_list("job_id", flat=True))
-    return ours, keyed - ours
+    ours = list(keys.select_for_update(skip_locked=True))
+    return ours, keyed.difference(key.job_id for key in ours)
 
 
 def _delete_workers(age: timedelta, using: str) -> None:

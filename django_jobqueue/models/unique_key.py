@@ -16,7 +16,8 @@ class UniqueKey(models.Model):
     key = models.CharField(
         _("key"), max_length=40, primary_key=True, help_text=_("A hash of the task's path and the text of the key.")
     )
-    job_id = models.BigIntegerField(_("job"), db_index=True, help_text=_("The job that took the key last."))
+    # without an index, which each new holder would have to be entered in
+    job_id = models.BigIntegerField(_("job"), help_text=_("The job that took the key last."))
     until_started = models.BooleanField(
         _("until started"), default=False, help_text=_("Has the job its key only while it waits to run?")
     )
