@@ -171,13 +171,13 @@ class JobQueueBackend(BaseTaskBackend):
 
     def _enqueued(self, task: AnyTask, job: Job) -> AnyResult:
         job.decode()
-        if job.was_there:
-            return self._result_of(job)
         if job.pk is None:  # a layer has left it out
             job.status = job.Status.CANCELLED
-        if isinstance(task.run_after, timedelta):
+        if job.was_there:
+            task = self._results.task_of(job, self)
+        elif isinstance(task.run_after, timedelta):
             task = copy_of(task, run_after=job.run_after)
-        result: AnyResult = self._results.result_of(job, (), task)
+        result: AnyResult = self._results.result_of(job, job.past_attempts, task)
         return result
 
     # -- results ---------------------------------------------------------------------------------
@@ -189,13 +189,8 @@ class JobQueueBackend(BaseTaskBackend):
             job = Job.objects.using(self.database).get(pk=number)
         except Job.DoesNotExist:
             raise TaskResultDoesNotExist(result_id) from None
-        return self._result_of(job)
-
-    def _result_of(self, job: Job) -> AnyResult:
-        """Of a row that was read."""
-        attempts = self._models.Attempt.objects.using(self.database).filter(job_id=job.pk).order_by("number")
-        ended = attempts if job.attempts else ()
-        result: AnyResult = self._results.result_of(job, ended, self._results.task_of(job, self))
+        attempts = self._models.Attempt.objects.using(self.database).filter(job_id=number).order_by("number")
+        result: AnyResult = self._results.result_of(job, attempts, self._results.task_of(job, self))
         return result
 
     # A task may be declared before the app registry is ready, and declaring one makes a backend. So what needs the

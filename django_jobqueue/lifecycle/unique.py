@@ -21,6 +21,7 @@ from ..keys import unique_key, unique_text
 from ..models import Job, UniqueKey
 from ..models.fields import NextPlace
 from ..models.job import UNFINISHED
+from .claim import attach_past_attempts
 
 CHUNK = 500
 #: A job in one of these does not run: not yet, or not again yet.
@@ -108,6 +109,7 @@ def _save(jobs: Sequence[Job], using: str) -> list[Job]:
     if saved.new:
         get_dialect(using).insert(saved.new)
     _note(holds.values(), using)
+    attach_past_attempts([there for _, there in saved.found if there.attempts], using)
     for job, there in saved.found:
         job.__dict__ = {**there.__dict__, "was_there": True}
     return saved.new + saved.changed

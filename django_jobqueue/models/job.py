@@ -190,7 +190,7 @@ class Job(models.Model):
         attempt_set: models.Manager[Attempt]
         worker_id: int | None
 
-    #: The attempts before the one that was just claimed; ``claim`` fills it for jobs that have any.
+    #: The attempts that have ended; ``claim`` fills it for jobs that have any, and an enqueue for those that it finds.
     past_attempts: tuple[Attempt, ...] = ()
     #: What the running attempt has put on record; ``finish`` writes it.
     attempt_log: str = ""

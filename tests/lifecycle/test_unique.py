@@ -347,6 +347,13 @@ def test_the_result_of_a_job_that_was_there_comes_from_the_database():
     assert result.task.priority == 0 and result.enqueued_at == first.enqueued_at
 
 
+def test_results_of_a_bulk_can_be_looked_at_where_no_query_may_be_made(django_assert_num_queries):
+    end(started(once, 1, 2), retrying())
+    results = enqueue_many([once.s(1, 2), once.s(3, 4)])
+    with django_assert_num_queries(0):
+        assert [len(result.errors) for result in results] == [1, 0]
+
+
 def test_only_new_jobs_are_announced():
     heard = []
 
@@ -385,6 +392,20 @@ def test_what_a_key_costs(django_assert_num_queries):
             once.enqueue(1, 2)
     with django_assert_num_queries(1):
         add.enqueue(1, 2)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL keeps what an old snapshot might see")
+def test_g14_who_finds_a_job_leaves_no_new_version_of_the_keys_row():
+    def version() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT ctid::text FROM {UniqueKey._meta.db_table}")
+            ((found,),) = cursor.fetchall()
+            return found
+
+    once.enqueue(1, 2)
+    before = version()
+    assert len({once.enqueue(1, 2).id for _ in range(5)}) == 1
+    assert version() == before
 
 
 def test_a_layer_may_change_the_arguments_and_the_key_is_that_of_what_is_stored(settings):
