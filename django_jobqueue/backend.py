@@ -91,8 +91,8 @@ class JobQueueBackend(BaseTaskBackend):
     def enqueue_many(self, calls: Iterable[Call]) -> Sequence[AnyResult]:
         """Insert jobs for all calls in one transaction, or none; their results in the calls' order."""
         calls = list(calls)
-        jobs = self._jobs(calls)
-        self._insert(jobs)
+        jobs, keyed = self._jobs(calls)
+        self._insert(jobs, keyed)
         results: Sequence[AnyResult] = self._results.Results(self._enqueued, [call.task for call in calls], jobs)
         if is_heard(task_enqueued, logging.DEBUG):
             for job, result in zip(jobs, results, strict=True):
@@ -100,8 +100,10 @@ class JobQueueBackend(BaseTaskBackend):
                     announce(task_enqueued, type(self), result)
         return results
 
-    def _jobs(self, calls: Sequence[Call]) -> list[Job]:
-        """The unsaved jobs for the calls; everything that can be wrong with them is found here."""
+    def _jobs(self, calls: Sequence[Call]) -> tuple[list[Job], bool]:
+        """The unsaved jobs for the calls; everything that can be wrong with them is found here. And: has a task of them
+        a unique key? Asked of tasks, because most jobs have none and should not pay for it.
+        """
         Job, now = self._models.Job, timezone.now()
         columns: dict[int, dict[str, Any]] = {}
         jobs = []
@@ -111,7 +113,7 @@ class JobQueueBackend(BaseTaskBackend):
                 columns[id(task)] = own = self._columns(task, now)
             args, kwargs = call_as_json(task.func, call.args, call.kwargs, takes_context=task.takes_context)
             jobs.append(Job.of(own, args=args, kwargs=kwargs))
-        return jobs
+        return jobs, any("unique_task" in own for own in columns.values())
 
     def _columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
         """What all jobs of this task have in common."""
@@ -153,10 +155,10 @@ class JobQueueBackend(BaseTaskBackend):
             columns["place"] = None  # the database's clock decides when it is due, not this process's
         return columns
 
-    def _insert(self, jobs: list[Job]) -> None:
+    def _insert(self, jobs: list[Job], keyed: bool) -> None:
         layers = [layer for layer in project_layers() if hook(layer, "process_enqueue")]
         if not layers:
-            self._lifecycle.enqueue(jobs, self.database)
+            self._lifecycle.enqueue(jobs, self.database, may_have_keys=keyed)
             return
         for job in jobs:
             job.decode()

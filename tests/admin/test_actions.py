@@ -92,7 +92,7 @@ def test_jobs_that_change_in_the_meantime(operator, add_jobs, monkeypatch):
     from django_jobqueue.lifecycle import control
 
     jobs = add_jobs(3, status=Status.FAILED)
-    monkeypatch.setattr(control, "retry", lambda ids, using: 1)
+    monkeypatch.setattr(control, "retry_all", lambda ids, using: control.Retried(1))
     response = run_action(operator, JOBS, "retry", jobs)
     assert messages_of(response) == [
         "1 job was put back in line. 2 were left alone because they changed in the meantime."
