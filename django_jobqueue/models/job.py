@@ -242,8 +242,8 @@ class Job(models.Model):
     @property
     def unique_key(self) -> str | None:
         """The unique key that the job was enqueued with, as people read it."""
-        key: str | None = self.option("unique")
-        return key
+        key = self.option("unique")
+        return key if isinstance(key, str) else None
 
     @property
     def is_finished(self) -> bool:
