@@ -444,7 +444,7 @@ def test_the_examples_of_unique_jobs_do_what_the_page_says(written, queue_db):
     march = shop.send_invoice.using(unique="march")
     assert march.enqueue(1).id == march.enqueue(2).id
     assert shop.send_invoice.using(unique=False).enqueue(7).id != results[1].id
-    assert len({shop.ship.enqueue(1).id, shop.ship.enqueue(1).id, shop.ship.enqueue(1, force=True).id}) == 2
+    assert len({shop.dispatch.enqueue(1).id, shop.dispatch.enqueue(1).id, shop.dispatch.enqueue(1, force=True).id}) == 2
     reminded = shop.remind.enqueue(1)
     indexed = [shop.product_saved(1), shop.product_saved(1)]
     assert indexed[0].id == indexed[1].id
