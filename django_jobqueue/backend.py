@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -91,36 +91,40 @@ class JobQueueBackend(BaseTaskBackend):
     def enqueue_many(self, calls: Iterable[Call]) -> Sequence[AnyResult]:
         """Insert jobs for all calls in one transaction, or none; their results in the calls' order."""
         calls = list(calls)
-        jobs = self._jobs(calls)
+        jobs, keyed = self._jobs(calls)
         if waits := waits_of(calls):
-            self._lifecycle.enqueue_behind(jobs, waits, self._insert, self.database)
+            self._lifecycle.enqueue_behind(jobs, waits, partial(self._insert, keyed=keyed), self.database)
         else:
-            self._insert(jobs)
+            self._insert(jobs, keyed)
         return self._results_of(calls, jobs)
 
     def enqueue_steps(self, steps: Sequence[Step], name: str = "") -> tuple[int, Sequence[AnyResult]]:
         """Insert the jobs of a chain or group in one transaction; the number of their batch, and their results."""
         calls = [step.call for step in steps]
-        jobs = self._jobs(calls)
-        batch = self._lifecycle.enqueue_batch(jobs, steps, waits_of(calls), name, self._insert, self.database)
+        check_waits(step.call.task for step in steps if step.after)
+        jobs, keyed = self._jobs(calls)
+        insert = partial(self._insert, keyed=keyed)
+        batch = self._lifecycle.enqueue_batch(jobs, steps, waits_of(calls), name, insert, self.database)
         return batch.pk, self._results_of(calls, jobs)
 
     def enqueue_beside(self, calls: Sequence[Call], beside: int) -> Sequence[AnyResult]:
         """Insert jobs for which those wait too that wait for the job with the number ``beside``."""
-        jobs = self._jobs(calls)
-        self._lifecycle.enqueue_beside(jobs, beside, self._insert, self.database)
+        jobs, keyed = self._jobs(calls)
+        self._lifecycle.enqueue_beside(jobs, beside, partial(self._insert, keyed=keyed), self.database)
         return self._results_of(calls, jobs)
 
     def _results_of(self, calls: Sequence[Call], jobs: Sequence[Job]) -> Sequence[AnyResult]:
         results: Sequence[AnyResult] = self._results.Results(self._enqueued, [call.task for call in calls], jobs)
         if is_heard(task_enqueued, logging.DEBUG):
-            for result in results:
-                if result.id:
+            for job, result in zip(jobs, results, strict=True):
+                if result.id and not job.was_there:
                     announce(task_enqueued, type(self), result)
         return results
 
-    def _jobs(self, calls: Sequence[Call]) -> list[Job]:
-        """The unsaved jobs for the calls; everything that can be wrong with them is found here."""
+    def _jobs(self, calls: Sequence[Call]) -> tuple[list[Job], bool]:
+        """The unsaved jobs for the calls; everything that can be wrong with them is found here. And: has a task of them
+        a unique key? Asked of tasks, because most jobs have none and should not pay for it.
+        """
         Job, now = self._models.Job, timezone.now()
         columns: dict[int, dict[str, Any]] = {}
         jobs = []
@@ -130,7 +134,7 @@ class JobQueueBackend(BaseTaskBackend):
                 columns[id(task)] = own = self._columns(task, now)
             args, kwargs = call_as_json(task.func, call.args, call.kwargs, takes_context=task.takes_context)
             jobs.append(Job.of(own, args=args, kwargs=kwargs))
-        return jobs
+        return jobs, any("unique_task" in own for own in columns.values())
 
     def _columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
         """What all jobs of this task have in common."""
@@ -166,16 +170,18 @@ class JobQueueBackend(BaseTaskBackend):
             checked_names(options, getattr(task, "middleware", ()), f"{task.module_path}: ")
         if given := getattr(task, "given", None):
             columns["options"] = dict(given)
+        if getattr(task, "unique", None):
+            columns["unique_task"] = task
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
         if after := getattr(task, "after", ()):
             columns |= {"place": None, "status": self._models.Job.Status.WAITING, "waiting_for": len(after)}
         return columns
 
-    def _insert(self, jobs: list[Job]) -> None:
+    def _insert(self, jobs: list[Job], keyed: bool) -> None:
         layers = [layer for layer in project_layers() if hook(layer, "process_enqueue")]
         if not layers:
-            self._lifecycle.enqueue(jobs, self.database)
+            self._lifecycle.enqueue(jobs, self.database, may_have_keys=keyed)
             return
         for job in jobs:
             job.decode()
@@ -192,9 +198,11 @@ class JobQueueBackend(BaseTaskBackend):
         job.decode()
         if job.pk is None:  # a layer has left it out
             job.status = job.Status.CANCELLED
-        if isinstance(task.run_after, timedelta):
+        if job.was_there:
+            task = self._results.task_of(job, self)
+        elif isinstance(task.run_after, timedelta):
             task = copy_of(task, run_after=job.run_after)
-        result: AnyResult = self._results.result_of(job, (), task)
+        result: AnyResult = self._results.result_of(job, job.past_attempts, task)
         return result
 
     # -- results ---------------------------------------------------------------------------------
@@ -270,8 +278,22 @@ def waits_of(calls: Sequence[Call]) -> dict[int, tuple[tuple[int, ...], str]]:
     """By the place of a call, the jobs that it waits for, and its rule; nothing for those that wait for none."""
     if not any(getattr(task, "after", ()) for task in {id(call.task): call.task for call in calls}.values()):
         return {}
-    tasks: Iterator[tuple[int, Any]] = ((place, call.task) for place, call in enumerate(calls))
-    return {place: (task.after, task.if_failed) for place, task in tasks if getattr(task, "after", ())}
+    tasks: list[tuple[int, Any]] = [(place, call.task) for place, call in enumerate(calls)]
+    waits = {place: (task.after, task.if_failed) for place, task in tasks if getattr(task, "after", ())}
+    check_waits(call.task for place, call in enumerate(calls) if place in waits)
+    return waits
+
+
+def check_waits(tasks: Iterable[AnyTask]) -> None:
+    """Raise ``InvalidTask`` for a task that has a unique key: the job that has it may be there already, and another
+    call's.
+    """
+    for task in tasks:
+        if getattr(task, "unique", None):
+            raise InvalidTask(
+                f"{task.module_path} has a unique key, so its jobs cannot wait for others: the job that has the key "
+                "may be there already. Write .using(unique=False) there."
+            )
 
 
 def moment_after(delay: timedelta, now: datetime) -> datetime:

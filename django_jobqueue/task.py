@@ -19,6 +19,7 @@ from .compat import (
     task_backends,
 )
 from .conf import is_count
+from .keys import problems_of
 from .options import as_data, checked, checked_names
 from .outcomes import LONGEST_DELAY, seconds
 from .registry import is_async
@@ -62,6 +63,14 @@ class JobTask(_Task[P, R]):
     if_failed: str = "cancel"
     #: When workers enqueue it by themselves: what ``cron`` and ``every`` make, one or a list.
     schedule: tuple[Entry, ...] = ()
+    #: Only one job at a time has the same key: True for all arguments, a template over them, or a callable of them.
+    unique: bool | str | Callable[..., Any] | None = None
+    #: How long a job has its key: until it has finished, or started, or for so many seconds from the enqueue.
+    unique_until: Literal["finished", "started"] | float = "finished"
+    #: What an enqueue does that finds another job there: return it, change it, or follow it.
+    on_conflict: Literal["return", "replace", "debounce", "follow"] = "return"
+    #: Seconds from the first call after which ``debounce`` moves a job no further.
+    max_debounce: float | None = None
     #: What was declared for options that layers add; they are written beside the others, ``@task(expires=60)``.
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     #: What ``using`` was given for them, and for ``timeout``: it travels with the job.
@@ -71,8 +80,9 @@ class JobTask(_Task[P, R]):
         for name in ("retry_on", "give_up_on", "middleware", "schedule"):
             # tuples, so that a task given lists can still be hashed
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-        if isinstance(self.timeout, timedelta):
-            object.__setattr__(self, "timeout", seconds(self.timeout))
+        for name in ("timeout", "unique_until", "max_debounce"):
+            if isinstance(value := getattr(self, name), timedelta):
+                object.__setattr__(self, name, seconds(value))
         if self.options:
             object.__setattr__(self, "options", _checked(self.options, self.middleware, self))
         check_options(self)
@@ -91,6 +101,10 @@ class JobTask(_Task[P, R]):
         timeout: float | timedelta | None = None,
         after: Any = None,
         if_failed: str | None = None,
+        unique: bool | str | None = None,
+        unique_until: Literal["finished", "started"] | float | timedelta | None = None,
+        on_conflict: Literal["return", "replace", "debounce", "follow"] | None = None,
+        max_debounce: float | timedelta | None = None,
         **options: Any,
     ) -> JobTask[P, R]:
         """The same task with other values for what is enqueued next; None leaves a value as it is.
@@ -98,10 +112,14 @@ class JobTask(_Task[P, R]):
         ``run_after`` is an aware datetime, or a timedelta that counts from the moment of ``enqueue``; ``timeout`` is
         seconds or a timedelta. ``after`` is a result of an earlier enqueue, or several: the job waits until they have
         ended, and ``if_failed`` says what becomes of it if one has not succeeded: ``"cancel"``, ``"fail"`` or ``"run"``
-        it. ``options`` are those that layers add: they travel with the job, so they must be data,
-        and None is a value like another. Raise ``TypeError`` for one that no layer knows, ``InvalidTask`` for a value
-        that its layer refuses.
+        it. ``unique=False`` is for a call that shall have no unique key. ``options`` are those that layers add: they
+        travel with the job, so they must be data, and None is a value like another. Raise ``TypeError`` for one that
+        no layer knows, ``InvalidTask`` for a value that its layer refuses.
         """
+        if callable(unique):
+            raise InvalidTask(
+                f"{self.module_path}: unique can be a callable in @task(…) only; here it is the key itself."
+            )
         changes: dict[str, Any] = {
             "priority": priority,
             "queue_name": queue_name,
@@ -111,6 +129,10 @@ class JobTask(_Task[P, R]):
             "timeout": timeout,
             "after": None if after is None else job_numbers(after),
             "if_failed": if_failed,
+            "unique": unique,
+            "unique_until": unique_until,
+            "on_conflict": on_conflict,
+            "max_debounce": max_debounce,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         if "timeout" in changes or options:
@@ -250,6 +272,8 @@ def check_options(task: JobTask[..., Any]) -> None:
                 complain(f"{name} must list exception classes, but has {item!r}.")
     for problem in problems_of_schedules(task):
         complain(f"{problem}.")
+    for problem in problems_of(task):
+        complain(problem)
 
 
 def problems_of_schedules(task: JobTask[..., Any]) -> Iterable[str]:
@@ -290,6 +314,10 @@ def task(
     atomic: bool = ...,
     if_failed: str = ...,
     schedule: Entry | Iterable[Entry] = ...,
+    unique: bool | str | Callable[..., Any] | None = ...,
+    unique_until: Literal["finished", "started"] | float | timedelta = ...,
+    on_conflict: Literal["return", "replace", "debounce", "follow"] = ...,
+    max_debounce: float | timedelta | None = ...,
     **options: Any,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
 
@@ -310,6 +338,10 @@ def task(
     atomic: bool = ...,
     if_failed: str = ...,
     schedule: Entry | Iterable[Entry] = ...,
+    unique: bool | str | Callable[..., Any] | None = ...,
+    unique_until: Literal["finished", "started"] | float | timedelta = ...,
+    on_conflict: Literal["return", "replace", "debounce", "follow"] = ...,
+    max_debounce: float | timedelta | None = ...,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
 

@@ -34,7 +34,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 import django_jobqueue
-from django_jobqueue import backoff, checks, conf, exceptions, lifecycle, middleware, models, stats
+from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, middleware, models, stats
 from django_jobqueue.admin import changelist, job_page
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
@@ -188,7 +188,8 @@ def public(cls: type) -> set[str]:
 
 def test_every_field_and_word_of_the_models_is_documented():
     text = page("reference/models.md")
-    for model in (models.Job, models.Attempt, models.Worker, models.Queue, models.Schedule):
+    others = (models.Queue, models.Schedule, models.UniqueKey, models.Batch, models.Dependency)
+    for model in (models.Job, models.Attempt, models.Worker, *others):
         assert not missing([field.name for field in model._meta.concrete_fields], text), model
     assert not missing([*models.Job.Status.values, *models.Worker.Status.values, *State], text)
 
@@ -470,6 +471,33 @@ def test_the_schedules_of_the_page_come_and_enqueue_what_it_says(written, queue_
             del declared[function]
 
 
+def test_the_examples_of_unique_jobs_do_what_the_page_says(written, queue_db):
+    shop = written("docs/howto/unique_jobs.md")
+    calls = [shop.rebuild_catalogue.s("en"), shop.send_invoice.s(7), shop.send_invoice.s(7, copy_to="anna")]
+    results = [*django_jobqueue.enqueue_many(calls), shop.rebuild_catalogue.enqueue("en")]
+    assert results[0].id == results[3].id != results[1].id == results[2].id
+    march = shop.send_invoice.using(unique="march")
+    assert march.enqueue(1).id == march.enqueue(2).id
+    assert shop.send_invoice.using(unique=False).enqueue(7).id != results[1].id
+    assert len({shop.dispatch.enqueue(1).id, shop.dispatch.enqueue(1).id, shop.dispatch.enqueue(1, force=True).id}) == 2
+    reminded = shop.remind.enqueue(1)
+    indexed = [shop.product_saved(1), shop.product_saved(1)]
+    assert indexed[0].id == indexed[1].id
+    assert models.Job.objects.get(pk=indexed[0].id).is_scheduled
+    assert shop.index.enqueue(1).id == indexed[0].id and not models.Job.objects.get(pk=indexed[0].id).is_scheduled
+    synchronised = shop.synchronise.enqueue(1)
+    models.Job.objects.filter(pk=synchronised.id).update(status="RUNNING")
+    behind = shop.synchronise.enqueue(1)
+    assert synchronised.id != behind.id == shop.synchronise.enqueue(1).id
+    models.Job.objects.filter(pk=synchronised.id).update(status="SUCCESSFUL")
+    drain(threads=1)
+    assert not models.Job.objects.unfinished().exists()
+    assert shop.remind.enqueue(1).id == reminded.id
+    assert shop.rebuild_catalogue.enqueue("en").id != results[0].id
+    assert {*keys.UNTIL, *keys.ON_CONFLICT} == set(re.findall(r'^\| `"(\w+)"` \|', page("howto/unique_jobs.md"), re.M))
+    assert f"longer than {keys.KEY_LENGTH} characters is shown cut" in page("howto/unique_jobs.md")
+
+
 def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db, settings):
     notes = []
     moved = written(
@@ -489,6 +517,7 @@ def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db
     results = {task.name: task.enqueue(*args) for task, args in calls.items()}
     quiet = moved.resize.using(metered=False).enqueue("b.png")
     waits = moved.digest.enqueue(False)
+    assert moved.plan_digest(1).id == moved.plan_digest(1).id != moved.plan_digest(2).id
     settings.JOBQUEUE_MIDDLEWARE = ["shop.jobs.Signals"]
     results["charge"] = moved.charge.enqueue(21)
     drain(threads=1)

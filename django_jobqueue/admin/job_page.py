@@ -109,6 +109,7 @@ class JobPage:
         job = self.job
         facts: list[tuple[str, Any]] = [
             (_("Task"), format_html("<code>{}</code>", job.task_path)),
+            (_("Unique key"), "" if job.unique_key is None else format_html("<code>{}</code>", job.unique_key)),
             (_("Queue"), job.queue_name),
             (_("Priority"), job.priority),
             (_("Attempts"), words.attempts(job)),

@@ -31,7 +31,8 @@ class Verb:
     permission: str
     #: The words of the kinds of jobs that it does something to.
     kinds: frozenset[str]
-    apply: Callable[[list[int], str], Done]
+    #: Does it, and says how many were left alone because another job has their unique key.
+    apply: Callable[[list[int], str], tuple[Done, int]]
 
     def can(self, job: Job) -> bool:
         return kind_of(job).word in self.kinds and not (self.name == "cancel" and job.is_cancelling)
@@ -57,25 +58,25 @@ def act(verb: Verb, jobs: Iterable[Job], using: str) -> Report:
             able.append(job.pk)
         else:
             left["cancelling" if job.is_cancelling else kind_of(job).word] += 1
-    done = verb.apply(able, using) if able else []
+    done, held = verb.apply(able, using) if able else ([], 0)
     number = sum(count for _sentence, count in done)
-    if number < len(able):
-        left["changed"] = len(able) - number
-    sentences = done + [(sentence, left[word]) for word, sentence in LEFT_ALONE.items() if word in left]
+    left += Counter(held=held, changed=len(able) - number - held)
+    sentences = done + [(sentence, left[word]) for word, sentence in LEFT_ALONE.items() if left[word]]
     return Report(number, [str(sentence % {"count": count}) for sentence, count in sentences])
 
 
-def _retry(ids: list[int], using: str) -> Done:
-    return _some((RETRIED, control.retry(ids, using=using)))
+def _retry(ids: list[int], using: str) -> tuple[Done, int]:
+    result = control.retry_all(ids, using=using)
+    return _some((RETRIED, result.retried)), result.held
 
 
-def _cancel(ids: list[int], using: str) -> Done:
+def _cancel(ids: list[int], using: str) -> tuple[Done, int]:
     result = control.cancel(ids, using=using)
-    return _some((CANCELLED, result.cancelled), (ASKED, result.requested))
+    return _some((CANCELLED, result.cancelled), (ASKED, result.requested)), 0
 
 
-def _run_now(ids: list[int], using: str) -> Done:
-    return _some((PUT_IN_LINE, control.run_now(ids, using=using)))
+def _run_now(ids: list[int], using: str) -> tuple[Done, int]:
+    return _some((PUT_IN_LINE, control.run_now(ids, using=using))), 0
 
 
 def _some(*done: tuple[Any, int]) -> Done:
@@ -126,6 +127,11 @@ LEFT_ALONE = {
     "successful": ngettext_lazy(
         "%(count)d was left alone because it has succeeded.",
         "%(count)d were left alone because they have succeeded.",
+        "count",
+    ),
+    "held": ngettext_lazy(
+        "%(count)d was left alone because another job has its unique key.",
+        "%(count)d were left alone because other jobs have their unique keys.",
         "count",
     ),
     "changed": ngettext_lazy(

@@ -16,20 +16,22 @@ from django.conf import settings
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import DatabaseError, DataError, IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Case, F, Q, QuerySet, Value, When
+from django.db.models import Case, F, Model, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
-from ..models import Attempt, Dependency, Job, Queue
+from ..models import Attempt, Dependency, Job, Queue, UniqueKey
 from ..models.fields import NextPlace
 from .records import ANY, Ending, Filter, Lane, Release, Success
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
 Row = Sequence[Any]
 
 JOB = Job._meta.db_table
 ATTEMPT = Attempt._meta.db_table
 QUEUE = Queue._meta.db_table
 DEPENDENCY = Dependency._meta.db_table
+UNIQUE_KEY = UniqueKey._meta.db_table
 #: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
 CLAIMED = (
     "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
@@ -174,6 +176,23 @@ class Dialect:
             else:
                 for job in jobs:
                     job.save(using=self.using, force_insert=True)
+
+    def lock_keys(self, keys: Sequence[str]) -> list[UniqueKey]:
+        """The rows of the unique keys, locked in the order given; a new one is no job's yet.
+
+        Another transaction that has locked one of them, or made it, is waited for.
+        """
+        rows = ", ".join(["(%s, 0, FALSE)"] * len(keys))
+        # An update of nothing is what locks a row that is there, and tells what it is now, in one statement.
+        sql = (
+            f"INSERT INTO {UNIQUE_KEY} (key, job_id, until_started) VALUES {rows} "
+            f"ON CONFLICT (key) DO UPDATE SET job_id = {UNIQUE_KEY}.job_id RETURNING key, job_id, until_started, until"
+        )
+        return list(UniqueKey.objects.using(self.using).raw(sql, keys))
+
+    def newest(self, rows: QuerySet[M]) -> QuerySet[M]:
+        """The rows as they are now, in a transaction that may have begun long ago and waited for a lock."""
+        return rows
 
     # -- claim -----------------------------------------------------------------------------------
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.db import DataError
+from django.db.models import QuerySet
 
-from .base import JOB, Dialect
+from ..models import UniqueKey
+from .base import JOB, UNIQUE_KEY, Dialect, M
 from .records import Success
 
 #: A packet bigger than max_allowed_packet.
@@ -36,6 +38,21 @@ class MySQL(Dialect):
 
     def is_refusal(self, error: Exception) -> bool:
         return super().is_refusal(error) or error.args[:1] == (TOO_BIG,)
+
+    def lock_keys(self, keys: Sequence[str]) -> list[UniqueKey]:
+        """Not by INSERT IGNORE: it would share the lock of a row that is there, and two who then want it for themselves
+        deadlock.
+        """
+        rows = ", ".join(["(%s, 0, FALSE)"] * len(keys))
+        sql = f"INSERT INTO {UNIQUE_KEY} (`key`, job_id, until_started) VALUES {rows} "
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"{sql} ON DUPLICATE KEY UPDATE `key` = `key`", keys)
+        return list(UniqueKey.objects.using(self.using).filter(pk__in=keys).order_by("pk").select_for_update())
+
+    def newest(self, rows: QuerySet[M]) -> QuerySet[M]:
+        """At REPEATABLE READ, the server's default and not Django's, only a read that locks sees what is new."""
+        driver: Any = self.connection
+        return rows if driver.isolation_level == "read committed" else rows.select_for_update()
 
     def _mark_successful(self, cursor: Any, successes: Sequence[Success], times: Sequence[tuple[str, str]]) -> int:
         written, length = 0, 0

@@ -11,13 +11,14 @@ from typing import Any
 
 from django.db import DatabaseError, transaction
 
-from ..models import Job
+from ..models import Job, UniqueKey
 from .base import (
     ATTEMPT,
     CLAIMED,
     ENQUEUED,
     JOB,
     QUEUE,
+    UNIQUE_KEY,
     ZEROS,
     Dialect,
     as_json,
@@ -40,6 +41,15 @@ INSERT_SCHEDULED = INSERT.replace("(attempts", "(place, attempts").replace("(0",
 RESERVE = """
 SELECT string_agg(nextval(ids.name)::text, ',')
 FROM (SELECT pg_get_serial_sequence(%s, 'id')::regclass AS name OFFSET 0) AS ids, generate_series(1, %s)
+"""
+
+# If another transaction makes the row after this statement has looked for it, the update of nothing is what locks it.
+LOCK_KEY = f"""
+WITH there AS (SELECT * FROM {UNIQUE_KEY} WHERE key = %s FOR UPDATE), made AS (
+    INSERT INTO {UNIQUE_KEY} (key, job_id, until_started) SELECT %s, 0, FALSE WHERE NOT EXISTS (SELECT FROM there)
+    ON CONFLICT (key) DO UPDATE SET job_id = {UNIQUE_KEY}.job_id RETURNING *
+)
+SELECT * FROM there UNION ALL SELECT * FROM made
 """
 
 LANES = f"""
@@ -220,6 +230,14 @@ class PostgreSQL(Dialect):
                     job._state.adding, job._state.db = False, self.using
         else:
             self._copy_all(jobs)
+
+    def lock_keys(self, keys: Sequence[str]) -> list[UniqueKey]:
+        """One key is locked without a new version of its row: under an old snapshot all versions would have to be read
+        each time. Many at once are locked in one order, which takes the portable statement.
+        """
+        if len(keys) > 1:
+            return super().lock_keys(keys)
+        return list(UniqueKey.objects.using(self.using).raw(LOCK_KEY, [*keys, *keys]))
 
     def _insert(self, job: Job) -> None:
         values = [*of_task(job), as_json(job.args), as_json(job.kwargs), as_json(job.options)]

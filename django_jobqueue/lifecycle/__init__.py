@@ -14,7 +14,7 @@ WAITING, for other jobs ──follow_up──▶ READY, or CANCELLED or FAILED i
 from .batches import cancel_batch, retry_batch
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
 from .compose import enqueue_batch, enqueue_behind, enqueue_beside
-from .control import Cancelled, cancel, pause, resume, retry, run_now
+from .control import Cancelled, Retried, cancel, pause, resume, retry, retry_all, run_now
 from .enqueue import enqueue
 from .finish import Run, finish
 from .follow import find_strays, follow_up
@@ -29,6 +29,7 @@ __all__ = [
     "Cancelled",
     "Progress",
     "QueueSelector",
+    "Retried",
     "Run",
     "cancel",
     "cancel_batch",
@@ -59,6 +60,7 @@ __all__ = [
     "resume",
     "resume_schedule",
     "retry",
+    "retry_all",
     "retry_batch",
     "run_now",
     "run_schedule_now",

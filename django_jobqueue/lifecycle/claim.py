@@ -133,7 +133,7 @@ def claim(
         return []
     token = secrets.randbits(63)
     jobs = get_dialect(using).claim(lanes, limit, worker_id, token, floors=floors, isolated=isolated, only=only)
-    _attach_past_attempts([job for job in jobs if job.attempts > 1], using)
+    attach_past_attempts([job for job in jobs if job.attempts > 1], using)
     return jobs
 
 
@@ -142,7 +142,7 @@ def narrowed(narrow: Callable[[QuerySet[Job]], QuerySet[Job]], using: str) -> Fi
     return get_dialect(using).compiled(narrow(Job.objects.using(using)))
 
 
-def _attach_past_attempts(jobs: Sequence[Job], using: str) -> None:
+def attach_past_attempts(jobs: Sequence[Job], using: str) -> None:
     if not jobs:
         return
     past: dict[int, list[Attempt]] = {}

@@ -38,7 +38,9 @@ def enqueue_batch(jobs: list[Job], steps: Sequence[Step], waits: Waits, name: st
             for place in step.after:
                 jobs[place].followed = True
         _insert_all(jobs, insert)
-        link([*_inner(jobs, steps), *_outer(jobs, waits)], using, late=late)
+        # jobs that were there already have the unique keys of those that were to be enqueued
+        found = {jobs[place].pk for step in steps for place in step.after if jobs[place].was_there}
+        link([*_inner(jobs, steps), *_outer(jobs, waits)], using, late={*late, *found})
     return batch
 
 

@@ -9,9 +9,10 @@ from itertools import islice
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from ..dialects import get_dialect
 from ..models import Job, Queue
 from ..models.fields import NextPlace
-from . import notify
+from . import notify, unique
 from .revive import has_to_wait, revive
 
 CHUNK = 1000
@@ -31,31 +32,64 @@ class Cancelled:
         return Cancelled(self.cancelled + other.cancelled, self.requested + other.requested)
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What ``retry_all`` did: jobs that are back in line, and those whose unique key another job has by now."""
+
+    retried: int = 0
+    held: int = 0
+
+    def __add__(self, other: Retried) -> Retried:
+        return Retried(self.retried + other.retried, self.held + other.held)
+
+
 def retry(ids: Iterable[int], using: str = "default") -> int:
-    """Put failed and cancelled jobs back in line with a full set of attempts; how many. Others are left alone.
+    """Put failed and cancelled jobs back in line with a full set of attempts; how many. Others are left alone, and so
+    are those whose unique key another job has by now.
 
     The attempts so far stay on record. Jobs that were ended because one of these had not succeeded wait for it again.
     One that has waited in vain for another is left alone unless that one is retried too.
     """
-    retried = 0
-    for chunk in _chunks(ids):
-        rows = Job.objects.using(using).filter(pk__in=chunk, status__in=_RETRYABLE)
-        alone = rows.exclude(has_to_wait(using))
-        retried += alone.update(
-            status=Job.Status.READY,
-            place=NextPlace(),
-            run_after=Now(),  # it has waited in line from now on, not since it was enqueued
-            finished_at=None,
-            cancel_requested_at=None,
-            result=None,
-            progress=None,
-            tries=0,
-            losses=0,
-        )
-        revive(chunk, using)
-    if retried:
+    return retry_all(ids, using).retried
+
+
+def retry_all(ids: Iterable[int], using: str = "default") -> Retried:
+    """``retry`` that also says how many were left alone for their unique keys."""
+    done = sum((_retry(chunk, using) for chunk in _chunks(ids)), Retried())
+    if done.retried:
         notify.look(using)
-    return retried
+    return done
+
+
+def _retry(ids: list[int], using: str) -> Retried:
+    retryable = Job.objects.using(using).filter(pk__in=ids, status__in=_RETRYABLE)
+    rows = retryable.filter(options__isnull=False).only("pk", "status", "task_path", "options")
+    keyed = [job for job in rows if job.unique_key is not None]
+    if not keyed:
+        return Retried(_put_back(ids, using))
+
+    def write() -> Retried:
+        held = {job.pk for job in keyed}.difference(unique.take_again(keyed, using))
+        return Retried(_put_back([pk for pk in ids if pk not in held], using), len(held))
+
+    return get_dialect(using).transact(write)
+
+
+def _put_back(ids: list[int], using: str) -> int:
+    retryable = Job.objects.using(using).filter(pk__in=ids, status__in=_RETRYABLE)
+    done = retryable.exclude(has_to_wait(using)).update(
+        status=Job.Status.READY,
+        place=NextPlace(),
+        run_after=Now(),  # it has waited in line from now on, not since it was enqueued
+        finished_at=None,
+        cancel_requested_at=None,
+        result=None,
+        progress=None,
+        tries=0,
+        losses=0,
+    )
+    revive(ids, using)
+    return done
 
 
 def cancel(ids: Iterable[int], using: str = "default") -> Cancelled:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
+from django.db import connections
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
-from ..models import Attempt, Batch, Dependency, Job, Limit, Permit, Worker
+from ..models import Attempt, Batch, Dependency, Job, Limit, Permit, UniqueKey, Worker
 from ..models.job import FINISHED
+from .unique import key_of
 
 BATCH = 2000
 #: A limit's longest period is a day: what is older counts no more.
@@ -47,12 +49,15 @@ def _delete(ids: list[int], using: str) -> int:
         return 0
 
     def delete() -> int:
+        keys, busy = _locked_keys(ids, using)
         # asked again: a job may have been retried since it was read; and others may still have to be told of its end
-        still = Job.objects.using(using).finished().filter(pk__in=ids, followed=False).select_for_update()
+        still = Job.objects.using(using).finished().filter(pk__in=set(ids) - busy, followed=False).select_for_update()
         rows = list(still.values_list("pk", "batch_id"))
         if not rows:
             return 0
-        finished, batches = [pk for pk, _ in rows], {batch for _, batch in rows if batch is not None}
+        finished, batches = {pk for pk, _ in rows}, {batch for _, batch in rows if batch is not None}
+        if free := [key.pk for key in keys if key.job_id in finished]:
+            UniqueKey.objects.using(using).filter(pk__in=free)._raw_delete(using)
         Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
         Dependency.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
         deleted = int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
@@ -66,6 +71,24 @@ def _delete_empty(batches: Collection[int], using: str) -> None:
     if batches:
         jobs = Job.objects.using(using).filter(batch_id=OuterRef("pk"))
         Batch.objects.using(using).filter(~Exists(jobs), pk__in=batches)._raw_delete(using)
+
+
+def _locked_keys(ids: list[int], using: str) -> tuple[list[UniqueKey], set[int]]:
+    """The unique keys that these jobs had last, ours now; and the jobs whose keys somebody else has locked.
+
+    An enqueue may be about to find those, and may do so for as long as its caller's transaction takes: they are for the
+    next time.
+    """
+    jobs = Job.objects.using(using).filter(pk__in=ids, options__isnull=False).only("task_path", "options")
+    names = {key_of(job) for job in jobs if job.unique_key is not None}
+    if not names:
+        return [], set()
+    keys = UniqueKey.objects.using(using).filter(pk__in=names, job_id__in=ids)
+    if not connections[using].features.has_select_for_update_skip_locked:
+        return list(keys), set()
+    keyed = set(keys.values_list("job_id", flat=True))
+    ours = list(keys.select_for_update(skip_locked=True))
+    return ours, keyed.difference(key.job_id for key in ours)
 
 
 def _delete_workers(age: timedelta, using: str) -> None:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 
+from ..keys import clean_key
 from ..models import Job, Permit
 from ..outcomes import State
 from .base import Middleware
 from .context import JobContext
-from .limits import Gate, clean_key, key_of, pass_or_snooze
+from .limits import Gate, key_of, pass_or_snooze
 
 #: Seconds that a slot is taken to be held while nothing is known of it.
 GUESS = 0.1

@@ -7,23 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha1
-from inspect import signature
-from string import Formatter
-from typing import Any
 
 from django.db import connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from ..compat import AnyTask
 from ..dialects import get_dialect
 from ..exceptions import Snooze
+from ..keys import filled, shortened
 from ..models import Job, Limit, Permit
 from .context import JobContext
 
-#: A key that is longer is cut, and made unique by a hash.
-KEY_LENGTH = 200
 #: How exactly ``Limit.used_at`` is kept.
 USED = timedelta(hours=1)
 
@@ -128,30 +122,5 @@ def key_of(context: JobContext, kind: str, option: str) -> str:
     elif callable(made):
         made = str(made(*job.args, **job.kwargs))
     else:
-        try:
-            made = made.format(*job.args, **_by_name(context.task, job))
-        except (LookupError, AttributeError, ValueError) as error:
-            problem = f"{type(error).__name__} {error}"
-            raise ValueError(f"The {option} {made!r} does not fit the call {job.call}: {problem}.") from error
-    if len(made) > KEY_LENGTH:
-        made = f"{made[: KEY_LENGTH - 41]}~{sha1(made.encode(), usedforsecurity=False).hexdigest()}"
-    return f"{kind} {made}"
-
-
-def _by_name(task: AnyTask, job: Job) -> dict[str, Any]:
-    args = [None, *job.args] if task.takes_context else job.args
-    try:
-        bound = signature(task.func).bind_partial(*args, **job.kwargs)
-    except TypeError:
-        return dict(job.kwargs)
-    bound.apply_defaults()
-    return {**bound.arguments, **job.kwargs}
-
-
-def clean_key(value: Any) -> Any:
-    """Raise ``TypeError`` or ``ValueError`` for what cannot make a key."""
-    if isinstance(value, str) and value:
-        list(Formatter().parse(value))
-    elif value is not None and not callable(value):
-        raise TypeError("it must be a template such as 'tenant-{tenant_id}', or a callable that gets the arguments")
-    return value
+        made = filled(made, option, context.task, job)
+    return f"{kind} {shortened(made)}"

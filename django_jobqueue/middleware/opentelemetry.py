@@ -103,7 +103,7 @@ class OpenTelemetry(Middleware):
             if len(saved) == 1:
                 span.set_attribute("messaging.message.id", str(saved[0].pk))
                 span.set_attribute("django_jobqueue.task", saved[0].task_path)
-            self._count(Counter(job.queue_name for job in saved), {})
+            self._count(Counter(job.queue_name for job in saved if not job.was_there), {})
             return saved
 
     def _count(self, queues: Mapping[str, int], more: dict[str, str]) -> None:

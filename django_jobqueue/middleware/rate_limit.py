@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 
+from ..keys import clean_key
 from ..models import Permit
 from .base import Middleware
 from .context import JobContext
-from .limits import Gate, clean_key, key_of, pass_or_snooze
+from .limits import Gate, key_of, pass_or_snooze
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 RATE = re.compile(r"(\d{1,6})/(\d{0,5})([smhd])")

@@ -6,6 +6,18 @@ from .job import Job
 from .limit import Limit, Permit
 from .queue import Queue
 from .schedule import Schedule
+from .unique_key import UniqueKey
 from .worker import Worker
 
-__all__ = ["Attempt", "Batch", "Dependency", "Job", "Limit", "Permit", "Queue", "Schedule", "Worker"]
+__all__ = [
+    "Attempt",
+    "Batch",
+    "Dependency",
+    "Job",
+    "Limit",
+    "Permit",
+    "Queue",
+    "Schedule",
+    "UniqueKey",
+    "Worker",
+]

@@ -225,10 +225,14 @@ class Job(models.Model):
         worker_id: int | None
         batch_id: int | None
 
-    #: The attempts before the one that was just claimed; ``claim`` fills it for jobs that have any.
+    #: The attempts that have ended; ``claim`` fills it for jobs that have any, and an enqueue for those that it finds.
     past_attempts: tuple[Attempt, ...] = ()
     #: What the running attempt has put on record; ``finish`` writes it.
     attempt_log: str = ""
+    #: The task whose unique key the job is to have, while it is not saved yet.
+    unique_task: Any = None
+    #: Did the call that was to make this job find it there, by its unique key?
+    was_there: bool = False
 
     def __str__(self) -> str:
         return f"{self.task_name} #{self.pk}"
@@ -269,6 +273,12 @@ class Job(models.Model):
         args = [json.dumps(arg, ensure_ascii=False) for arg in self.args]
         kwargs = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.kwargs.items()]
         return f"{self.task_name}({', '.join(args + kwargs)})"
+
+    @property
+    def unique_key(self) -> str | None:
+        """The unique key that the job was enqueued with, as people read it."""
+        key = self.option("unique")
+        return key if isinstance(key, str) else None
 
     @property
     def is_finished(self) -> bool:

@@ -12,7 +12,8 @@ from django.db import connection
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TABLES = tuple(f"django_jobqueue_{name}" for name in "job attempt limit permit dependency batch schedule".split())
+NAMES = "job attempt limit permit dependency batch schedule uniquekey".split()
+TABLES = tuple(f"django_jobqueue_{name}" for name in NAMES)
 
 
 @dataclass

@@ -57,6 +57,17 @@ def test_retry(operator, add_jobs):
     assert statuses([*jobs, running]) == ["READY", "READY", "READY", "RUNNING"]
 
 
+def test_retry_leaves_jobs_alone_whose_unique_keys_others_have(operator, add_jobs):
+    failed = add_jobs(3, status=Status.FAILED, options={"unique": "one"})
+    response = run_action(operator, JOBS, "retry", failed)
+    assert messages_of(response) == [
+        "1 job was put back in line. 2 were left alone because other jobs have their unique keys."
+    ]
+    assert statuses(failed) == ["FAILED", "FAILED", "READY"]
+    response = run_action(operator, JOBS, "retry", failed[:1])
+    assert messages_of(response) == ["1 was left alone because another job has its unique key."]
+
+
 def test_cancel(operator, add_jobs):
     jobs = add_jobs(2) + add_jobs(1, scheduled=True) + add_jobs(1, status=Status.WAITING)
     running = add_jobs(2, status=Status.RUNNING)
@@ -81,7 +92,7 @@ def test_jobs_that_change_in_the_meantime(operator, add_jobs, monkeypatch):
     from django_jobqueue.lifecycle import control
 
     jobs = add_jobs(3, status=Status.FAILED)
-    monkeypatch.setattr(control, "retry", lambda ids, using: 1)
+    monkeypatch.setattr(control, "retry_all", lambda ids, using: control.Retried(1))
     response = run_action(operator, JOBS, "retry", jobs)
     assert messages_of(response) == [
         "1 job was put back in line. 2 were left alone because they changed in the meantime."

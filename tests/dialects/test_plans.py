@@ -13,10 +13,11 @@ from django.db import connection, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from django_jobqueue import chain, group
+from django_jobqueue import chain, enqueue_many, group
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
 from django_jobqueue.dialects.base import Dialect
 from django_jobqueue.lifecycle import (
+    Retried,
     cancel_batch,
     find_strays,
     fire,
@@ -26,20 +27,23 @@ from django_jobqueue.lifecycle import (
     register,
     renew,
     resume_schedule,
+    retry_all,
     retry_batch,
     run_schedule_now,
+    unique,
     upcoming,
 )
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
 from django_jobqueue.lifecycle.lease import cancel_requests
+from django_jobqueue.lifecycle.prune import _delete as delete_jobs
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
 from django_jobqueue.middleware.concurrency import take_slot
 from django_jobqueue.middleware.limits import pass_or_snooze
 from django_jobqueue.middleware.rate_limit import Rate, draw
-from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Permit, Schedule
+from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Permit, Schedule, UniqueKey
 
 from ..admin.plans import EXPLAIN, TABLES, analyse
-from ..tasks import noop
+from ..tasks import echo, noop
 from ..worker.workers import make_worker
 
 DEFAULT, TOKEN, WORKER = Lane("default", 0), 2**62 + 1, 7
@@ -217,6 +221,30 @@ def test_g14_every_statement_of_a_schedule_finds_its_index(many_schedules, expla
     run_schedule_now(first.pk)
     pause_schedule(first.pk)
     resume_schedule(first.pk)
+    assert explained == []
+
+
+@pytest.fixture
+def many_keys(full_table):
+    """Of jobs long gone, and of those that wait."""
+    UniqueKey.objects.bulk_create(
+        [UniqueKey(key=f"{number:040}", job_id=number) for number in range(1, 20_001)], batch_size=500
+    )
+    analyse()
+
+
+def test_g14_every_statement_of_a_unique_key_finds_its_index(many_keys, explained):
+    once = echo.using(unique=True, on_conflict="debounce", run_after=timedelta(hours=1))
+    first = once.enqueue(0)
+    assert once.enqueue(0).id == first.id
+    some = enqueue_many([once.s(number % 20) for number in range(40)])
+    failed = {int(made.id) for made in some}
+    Job.objects.filter(pk__in=failed).update(status="FAILED", finished_at=Now())
+    once.enqueue(0)
+    assert retry_all(failed) == Retried(retried=19, held=1)
+    assert unique._locked([f"{number:040}" for number in range(1, 600)], "default")
+    finished = list(Job.objects.order_by("pk").values_list("pk", flat=True)[:100])
+    assert delete_jobs(finished, "default") == 100
     assert explained == []
 
 

@@ -163,7 +163,7 @@ def test_g2_a_claim_whose_reply_is_lost_is_run_all_the_same(here, monkeypatch, e
 def test_g2_an_error_between_claim_and_start_leaves_no_job_lying(here, monkeypatch, eventually):
     calls: list = []
     module = sys.modules["django_jobqueue.lifecycle.claim"]  # the package has a function of that name
-    attach = module._attach_past_attempts
+    attach = module.attach_past_attempts
 
     def fault(jobs, using):
         if jobs and not calls:
@@ -171,7 +171,7 @@ def test_g2_an_error_between_claim_and_start_leaves_no_job_lying(here, monkeypat
             raise OperationalError("server closed the connection")
         return attach(jobs, using)
 
-    monkeypatch.setattr(module, "_attach_past_attempts", fault)
+    monkeypatch.setattr(module, "attach_past_attempts", fault)
     job = noop.enqueue()
     Job.objects.filter(pk=job.id).update(attempts=1)
     here()

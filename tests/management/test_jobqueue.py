@@ -85,21 +85,30 @@ def test_retry_by_number_takes_failed_and_cancelled_jobs():
     assert {fresh(one).status, fresh(two).status} == {"READY"} and fresh(done).status == "SUCCESSFUL"
 
 
+def test_retry_tells_whose_key_another_job_has():
+    alone = noop.using(unique=True)
+    older, newer = failed_job(alone), failed_job(alone)
+    assert "1 job put back in line. 1 job left alone: another job has the unique key." in say("retry", "--all")
+    assert (fresh(older).status, fresh(newer).status) == ("FAILED", "READY")
+    assert tell("retry", older.pk) == {"retried": 0, "held": 1}
+    assert "only failed" not in say("retry", older.pk)
+
+
 def test_retry_all_means_all_failed_ones():
     jobs, other = [failed_job() for _ in range(3)], cancelled_job()
-    assert tell("retry", "--all") == {"retried": 3}
+    assert tell("retry", "--all") == {"retried": 3, "held": 0}
     assert {fresh(job).status for job in jobs} == {"READY"} and fresh(other).status == "CANCELLED"
 
 
 def test_retry_may_take_cancelled_ones_too():
     failed_job(), cancelled_job()
-    assert tell("retry", "--all", "--cancelled") == {"retried": 2}
+    assert tell("retry", "--all", "--cancelled") == {"retried": 2, "held": 0}
 
 
 def test_retry_by_task_and_queue_takes_what_is_of_both():
     mail = noop.using(queue_name="mail")
     both, wrong_queue, wrong_task = failed_job(mail), failed_job(noop), cancelled_job(add.using(queue_name="mail"))
-    assert tell("retry", "--task", "tests.tasks.noop", "--queue", "mail") == {"retried": 1}
+    assert tell("retry", "--task", "tests.tasks.noop", "--queue", "mail") == {"retried": 1, "held": 0}
     assert fresh(both).status == "READY"
     assert fresh(wrong_queue).status == "FAILED" and fresh(wrong_task).status == "CANCELLED"
 
@@ -210,7 +219,7 @@ def test_a_wrong_number_leaves_the_json_whole():
     out = StringIO()
     with pytest.raises(CommandError, match="There is no job 4711"):
         call_command("jobqueue", "retry", "4711", "--json", stdout=out)
-    assert json.loads(out.getvalue()) == {"retried": 0}
+    assert json.loads(out.getvalue()) == {"retried": 0, "held": 0}
 
 
 @pytest.mark.parametrize("option", [["--all"], ["--queue", "mail"], ["--task", "tests.tasks.noop"]])

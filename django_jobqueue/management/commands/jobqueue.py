@@ -20,7 +20,7 @@ from django_jobqueue.lifecycle import (
     prune,
     resume,
     resume_schedule,
-    retry,
+    retry_all,
     run_schedule_now,
 )
 from django_jobqueue.models import Job, Schedule
@@ -109,9 +109,10 @@ class Command(BaseCommand):
         if options["ids"] or options["cancelled"]:
             statuses.append(Job.Status.CANCELLED)
         ids = self.chosen(options, Job.objects.using(self.using).filter(status__in=statuses), everything=options["all"])
-        number = retry(ids, self.using)
-        left = self.left_alone(options, number, "only failed and cancelled jobs can be retried")
-        return {"retried": number}, f"{jobs(number)} put back in line.{left}"
+        done = retry_all(ids, self.using)
+        held = f" {jobs(done.held)} left alone: another job has the unique key." if done.held else ""
+        left = self.left_alone(options, done.retried + done.held, "only failed and cancelled jobs can be retried")
+        return asdict(done), f"{jobs(done.retried)} put back in line.{held}{left}"
 
     def do_cancel(self, options: dict[str, Any]) -> Answer:
         ids = self.chosen(options, Job.objects.using(self.using).unfinished())

@@ -1,0 +1,156 @@
+"""Keys: what a template over a call's arguments, or a callable of them, makes of the call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from hashlib import blake2b
+from inspect import Parameter, signature
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+
+from .outcomes import LONGEST_DELAY, storable
+
+if TYPE_CHECKING:
+    from .compat import AnyTask
+    from .models import Job
+    from .task import JobTask
+
+#: A key that is longer is cut, and made unique by a hash.
+KEY_LENGTH = 200
+
+UNTIL = ("finished", "started")
+ON_CONFLICT = ("return", "replace", "debounce", "follow")
+
+_signature = lru_cache(maxsize=4096)(signature)  # asked for each job that has a key
+
+
+# -- of any kind ----------------------------------------------------------------------------------
+
+
+def filled(template: str, option: str, task: AnyTask, job: Job) -> str:
+    """The template with the call's arguments, by name or number. Raise ``ValueError`` if it does not fit the call."""
+    try:
+        return template.format(*job.args, **{**(_arguments(task, job) or {}), **job.kwargs})
+    except (LookupError, AttributeError, ValueError, TypeError) as error:
+        problem = f"{type(error).__name__} {error}"
+        raise ValueError(f"The {option} {template!r} does not fit the call {job.call}: {problem}.") from error
+
+
+def shortened(text: str) -> str:
+    if len(text) <= KEY_LENGTH:
+        return text
+    return f"{text[: KEY_LENGTH - 41]}~{_digest(text)}"
+
+
+def clean_key(value: Any) -> Any:
+    """Raise ``TypeError`` or ``ValueError`` for what cannot make a key."""
+    if isinstance(value, str) and value:
+        list(Formatter().parse(value))
+    elif value is not None and not callable(value):
+        raise TypeError("it must be a template such as 'tenant-{tenant_id}', or a callable that gets the arguments")
+    return value
+
+
+def _arguments(task: AnyTask, job: Job) -> dict[str, Any] | None:
+    """The call's arguments by the names of the parameters, defaults too; None for a call that the function refuses."""
+    args = [None, *job.args] if task.takes_context else job.args
+    try:
+        bound = _signature(task.func).bind_partial(*args, **job.kwargs)
+    except TypeError:
+        return None
+    bound.apply_defaults()
+    found = dict(bound.arguments)
+    if task.takes_context and found:
+        del found[next(iter(found))]
+    return found
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+# -- unique keys ----------------------------------------------------------------------------------
+
+
+def unique_text(task: JobTask[..., Any], job: Job) -> str | None:
+    """The unique key of the call, as people read it; None if the task's callable wants none for it.
+
+    Raise ``ValueError`` for a template that does not fit the call and ``TypeError`` for a callable's answer that is no
+    data.
+    """
+    made: Any = task.unique
+    if made is True:
+        made = _arguments(task, job)
+        made = {"args": job.args, "kwargs": job.kwargs} if made is None else made
+        made = _as_json(made)
+    elif isinstance(made, str):
+        made = filled(made, "unique", task, job)
+    else:
+        made = made(*job.args, **job.kwargs)
+        if made is not None and not isinstance(made, str):
+            try:
+                made = json.dumps(made, sort_keys=True, ensure_ascii=False)
+            except TypeError as error:
+                raise TypeError(f"unique of {task.module_path} made no data of {job.call}: {error}.") from error
+    return None if made is None else shortened(storable(made))
+
+
+def unique_key(task_path: str, text: str) -> str:
+    """What stands in the database for this key of this task.
+
+    A hash: the names of many databases are the same in upper and lower case, and a key's must not be.
+    """
+    return _digest(f"{task_path} {text}")
+
+
+def _as_json(arguments: dict[str, Any]) -> str:
+    """Alike for alike calls. What is no data is a default in the code: its type is enough to tell it by."""
+    return json.dumps(arguments, sort_keys=True, ensure_ascii=False, default=lambda value: type(value).__qualname__)
+
+
+def problems_of(task: JobTask[..., Any]) -> Iterator[str]:
+    """What is wrong with the task's options for its unique key, a sentence each."""
+    unique, until, conflict = task.unique, task.unique_until, task.on_conflict
+    if not (unique is None or isinstance(unique, bool)):
+        yield from _problems_of_maker(task)
+    if not (until in UNTIL if isinstance(until, str) else _is_period(until)):
+        yield f"unique_until must be 'finished', 'started' or a positive number of seconds, not {until!r}."
+    if conflict not in ON_CONFLICT:
+        yield f"on_conflict must be one of {', '.join(map(repr, ON_CONFLICT))}, not {conflict!r}."
+    elif conflict == "follow" and until != "finished":
+        yield f"on_conflict='follow' is for keys that are held until their job has finished, not {until!r}."
+    if task.max_debounce is not None and not _is_period(task.max_debounce):
+        yield f"max_debounce must be a positive number of seconds, not {task.max_debounce!r}."
+    elif task.max_debounce is not None and conflict != "debounce":
+        yield f"max_debounce is for on_conflict='debounce', not {conflict!r}."
+    if unique is None and (until, conflict) != ("finished", "return"):
+        yield "unique_until and on_conflict say what becomes of a unique key: give unique too, if only as False."
+
+
+def _problems_of_maker(task: JobTask[..., Any]) -> Iterator[str]:
+    unique: Any = task.unique
+    try:
+        clean_key(unique)
+        missing = _not_taken(unique, task) if isinstance(unique, str) else []
+    except (TypeError, ValueError) as error:
+        yield f"unique cannot be {unique!r}: {error}, or True for all arguments."
+    else:
+        if missing:
+            yield f"unique {unique!r} names {', '.join(missing)}: {task.func.__name__} has no such parameter."
+
+
+def _not_taken(template: str, task: AnyTask) -> list[str]:
+    """The names in the template that no call of the function can have."""
+    parameters = list(_signature(task.func).parameters.values())[bool(task.takes_context) :]
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return []
+    known = {parameter.name for parameter in parameters}
+    fields = [field for _, field, _, _ in Formatter().parse(template) if field]
+    names = [field.replace("[", ".").partition(".")[0] for field in fields]
+    return [name for name in names if name and not name.isdigit() and name not in known]
+
+
+def _is_period(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_DELAY
