@@ -26,6 +26,10 @@ class JobLost(JobQueueError):
     """The worker vanished while it had the job."""
 
 
+class ArchiveFailed(JobQueueError):
+    """``OPTIONS["ARCHIVE"]`` raised: the jobs that it was given are not deleted. The cause is what it raised."""
+
+
 class Cancelled(JobQueueError):
     """Somebody cancelled the job. Never raised in a task; it stands in the errors of a cancelled job's result."""
 

@@ -19,9 +19,10 @@ from .compat import (
     task_backends,
 )
 from .conf import is_count
-from .options import as_data, checked, checked_names
+from .options import MISSING, as_data, checked, checked_names
 from .outcomes import LONGEST_DELAY, seconds
 from .registry import is_async
+from .retention import Keep, as_kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,9 +56,11 @@ class JobTask(_Task[P, R]):
     middleware: tuple[Any, ...] = ()
     #: Run, with its outcome, in one transaction of the jobs' database.
     atomic: bool = False
+    #: How long its finished jobs are kept: seconds, a timedelta, None for ever; or that by status. Empty: as all are.
+    keep: Keep = field(default_factory=dict, hash=False)
     #: What was declared for options that layers add; they are written beside the others, ``@task(expires=60)``.
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    #: What ``using`` was given for them, and for ``timeout``: it travels with the job.
+    #: What ``using`` was given for them, for ``timeout`` and for ``keep``: it travels with the job.
     given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class JobTask(_Task[P, R]):
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
         if isinstance(self.timeout, timedelta):
             object.__setattr__(self, "timeout", seconds(self.timeout))
+        if self.keep != {}:
+            object.__setattr__(self, "keep", _kept(self.keep, self))
         if self.options:
             object.__setattr__(self, "options", _checked(self.options, self.middleware, self))
         check_options(self)
@@ -82,12 +87,14 @@ class JobTask(_Task[P, R]):
         backend: str | None = None,
         max_attempts: int | None = None,
         timeout: float | timedelta | None = None,
+        keep: Keep = MISSING,
         **options: Any,
     ) -> JobTask[P, R]:
         """The same task with other values for what is enqueued next; None leaves a value as it is.
 
         ``run_after`` is an aware datetime, or a timedelta that counts from the moment of ``enqueue``; ``timeout`` is
-        seconds or a timedelta. ``options`` are those that layers add: they travel with the job, so they must be data,
+        seconds or a timedelta; ``keep`` is for how long the finished job is kept, by status where that is meant, and
+        None for ever. ``options`` are those that layers add: they travel with the job, so they must be data,
         and None is a value like another. Raise ``TypeError`` for one that no layer knows, ``InvalidTask`` for a value
         that its layer refuses.
         """
@@ -100,12 +107,16 @@ class JobTask(_Task[P, R]):
             "timeout": timeout,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
-        if "timeout" in changes or options:
+        if "timeout" in changes or keep is not MISSING or options:
             options = _checked(options, self.middleware, self)
             if isinstance(timeout, timedelta):
                 changes["timeout"] = seconds(timeout)
             if timeout is not None:
                 options["timeout"] = changes["timeout"]
+            if keep is not MISSING:
+                said = _kept(keep, self)
+                changes["keep"] = {**_kept(self.keep, self), **said}
+                options["keep"] = {**self.given.get("keep", {}), **said}
             changes["given"] = {**self.given, **as_data(options, f"{self.module_path}: ")}
         return replace(self, **changes)
 
@@ -119,6 +130,13 @@ def _checked(options: Mapping[str, Any], own_layers: tuple[Any, ...], task: JobT
         return checked(options, own_layers, f"{task.module_path}: ")
     except ValueError as error:
         raise InvalidTask(str(error)) from error
+
+
+def _kept(keep: Keep, task: JobTask[..., Any]) -> dict[str, float | None]:
+    try:
+        return as_kept(keep)
+    except (TypeError, ValueError) as error:
+        raise InvalidTask(f"{task.module_path}: keep {error}.") from error
 
 
 def taking_any_option(cls: type[JobTask[..., Any]]) -> None:
@@ -210,6 +228,7 @@ def task(
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
+    keep: Keep = ...,
     **options: Any,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
 
@@ -228,6 +247,7 @@ def task(
     give_up_on: Iterable[type[BaseException]] = ...,
     middleware: Iterable[Any] = ...,
     atomic: bool = ...,
+    keep: Keep = ...,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
 

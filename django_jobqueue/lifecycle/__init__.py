@@ -16,12 +16,13 @@ from .enqueue import enqueue
 from .finish import Run, finish
 from .lease import give_up, register, renew, sign_off
 from .progress import Progress, report
-from .prune import prune
+from .prune import Pruner, prune
 from .reap import reap
 
 __all__ = [
     "Cancelled",
     "Progress",
+    "Pruner",
     "QueueSelector",
     "Run",
     "cancel",

@@ -161,6 +161,18 @@ class Job(models.Model):
         help_text=_("How far the latest attempt says it is: done, total, message."),
     )
     result = models.JSONField(_("result"), null=True, blank=True, help_text=_("What the task returned."))
+    result_until = models.DateTimeField(
+        _("result until"),
+        null=True,
+        blank=True,
+        help_text=_("When the result is deleted; empty: with the job."),
+    )
+    prune_at = models.DateTimeField(
+        _("deleted at"),
+        null=True,
+        blank=True,
+        help_text=_("When the finished job is deleted; empty: when the project's retention is over."),
+    )
 
     objects = JobQuerySet.as_manager()
 
@@ -184,6 +196,8 @@ class Job(models.Model):
             models.Index(fields=["id"], name="jobqueue_waiting", condition=Q(status=Status.WAITING)),
             models.Index(fields=["id"], name="jobqueue_failed", condition=Q(status=Status.FAILED)),
             models.Index(fields=["id"], name="jobqueue_cancelled", condition=Q(status=Status.CANCELLED)),
+            models.Index(fields=["prune_at"], name="jobqueue_prune", condition=Q(prune_at__isnull=False)),
+            models.Index(fields=["result_until"], name="jobqueue_result", condition=Q(result_until__isnull=False)),
         ]
 
     if TYPE_CHECKING:
@@ -194,6 +208,8 @@ class Job(models.Model):
     past_attempts: tuple[Attempt, ...] = ()
     #: What the running attempt has put on record; ``finish`` writes it.
     attempt_log: str = ""
+    #: For how many seconds the running attempt wants its result to be kept; None: as long as the job.
+    result_ttl: float | None = None
 
     def __str__(self) -> str:
         return f"{self.task_name} #{self.pk}"

@@ -17,7 +17,7 @@ from django.utils.module_loading import autodiscover_modules
 from ..backend import JobQueueBackend
 from ..dialects import Lane
 from ..interrupts import JobCancelled, WorkerShutdown
-from ..lifecycle import Run, register, sign_off
+from ..lifecycle import Pruner, Run, register, sign_off
 from ..middleware.chain import narrowing, project_layers
 from ..middleware.lifespan import Lifespan
 from ..models import Job
@@ -106,7 +106,7 @@ class Worker:
         self.maintenance = Maintenance(
             self.using,
             lease=config.lease,
-            retention=config.retention,
+            pruner=Pruner(self.using, config.retentions, backend.archive),
             reaped=self._reaped,
             look_at_memory=self._look_at_memory,
         )

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
 from django_jobqueue.dialects.base import Dialect
-from django_jobqueue.lifecycle import reap, register, renew
+from django_jobqueue.lifecycle import Pruner, reap, register, renew
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
 from django_jobqueue.lifecycle.lease import cancel_requests
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
@@ -52,6 +52,10 @@ def fill(number: int, status: str, *, place="NULL", run_after="NULL", finished="
 @pytest.fixture
 def full_table(transactional_db):
     """Emptied afterwards: what a rollback would leave in table and indexes leads the planner astray in other tests."""
+    fill_table()
+
+
+def fill_table() -> None:
     place = "a.n + 10 * b.n + 100 * c.n + 1000 * d.n + 10000 * e.n + 1"
     fill(100_000, "SUCCESSFUL", place=place, finished="CURRENT_TIMESTAMP")
     fill(80_000, "READY", place=place)
@@ -113,6 +117,40 @@ def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
     renew(worker.pk, "default", lease=30)
     assert not is_anything_to_reap("default")
     reap("default")
+    assert explained == []
+
+
+@pytest.fixture
+def old_jobs(transactional_db):
+    """In front of a full table: of each status, and some that say how long they or their results are kept."""
+    long_ago = timezone.now() - timedelta(days=30)
+    kinds = [
+        {"status": "SUCCESSFUL"},
+        {"status": "FAILED"},
+        {"status": "CANCELLED"},
+        {"status": "SUCCESSFUL", "prune_at": long_ago},
+        {"status": "SUCCESSFUL", "prune_at": timezone.now() + timedelta(days=30)},
+        {"status": "SUCCESSFUL", "result_until": long_ago, "prune_at": timezone.now() + timedelta(days=30)},
+    ]
+    Job.objects.bulk_create(
+        [
+            Job(
+                task_path=noop.module_path,
+                enqueued_at=long_ago,
+                finished_at=long_ago,
+                place=number,
+                **kinds[number % 6],
+            )
+            for number in range(3000)
+        ],
+        batch_size=500,
+    )
+    fill_table()
+
+
+def test_g14_every_statement_of_a_prune_finds_its_index(old_jobs, explained):
+    pruner = Pruner("default", {"SUCCESSFUL": 7 * 86_400.0, "FAILED": 86_400.0, "CANCELLED": None})
+    assert sum(pruner.turn(batches=1) for _ in range(200)) == 1500
     assert explained == []
 
 
