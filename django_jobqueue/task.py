@@ -29,6 +29,8 @@ R = TypeVar("R")
 
 if TYPE_CHECKING:
     from django.tasks.base import Task as _Task
+
+    from .results import JobResult
 else:
 
     class _Task:
@@ -119,6 +121,13 @@ class JobTask(_Task[P, R]):
                 options["keep"] = {**self.given.get("keep", {}), **said}
             changes["given"] = {**self.given, **as_data(options, f"{self.module_path}: ")}
         return replace(self, **changes)
+
+    if TYPE_CHECKING:
+
+        def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobResult[P, R]: ...
+        async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobResult[P, R]: ...
+        def get_result(self, result_id: str) -> JobResult[P, R]: ...
+        async def aget_result(self, result_id: str) -> JobResult[P, R]: ...
 
     def s(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """A call that is not enqueued yet: for ``enqueue_many``."""

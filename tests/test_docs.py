@@ -37,6 +37,7 @@ from django_jobqueue import backoff, checks, conf, exceptions, lifecycle, middle
 from django_jobqueue.admin import changelist, job_page
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
+from django_jobqueue.lifecycle import waiting
 from django_jobqueue.lifecycle.prune import ARCHIVE_BATCH, LIMITS_KEPT
 from django_jobqueue.management import reloading
 from django_jobqueue.management.commands import jobqueue, runworker
@@ -211,6 +212,7 @@ def test_fixed_numbers_are_those_of_the_code():
         f"every {maintenance.REAP_INTERVAL:.0f} s, or a third of the lease",
         f"every {maintenance.PRUNE_INTERVAL:.0f} s, {batches:,} jobs",
         f"Jobs that `ARCHIVE` gets at a time | {ARCHIVE_BATCH} |",
+        f"that it has waited, {waiting.SHORTEST:g} s to {waiting.LONGEST:g} s |",
         f"| every {wakeup.LONGEST:.0f} s while it is told of new jobs; otherwise after a tenth of the time",
         f"that it has found nothing, {wakeup.SHORTEST} s to `--poll-interval` |",
         f"every {lanes.INTERVAL} s, but in no more than about a {ORDINALS[lanes.SHARE]} of its time |",

@@ -10,6 +10,7 @@ enqueue ──▶ READY, scheduled ──promote──▶ READY, in line ──c
                                                                        RUNNING ─────────────────────┘
 """
 
+from . import waiting
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
 from .control import Cancelled, cancel, pause, resume, retry, run_now
 from .enqueue import enqueue
@@ -46,4 +47,5 @@ __all__ = [
     "retry",
     "run_now",
     "sign_off",
+    "waiting",
 ]

@@ -22,6 +22,7 @@ from ..middleware.chain import narrowing, project_layers
 from ..middleware.lifespan import Lifespan
 from ..models import Job
 from .announcer import Announcer
+from .awaited import Awaited
 from .claimer import Claimer, Intake
 from .completer import Completer, human
 from .desk import Desk
@@ -100,7 +101,10 @@ class Worker:
             paces=self.paces,
         )
         self.announcer = Announcer(execution)
-        self.wakeup = Wakeup(self.using, intake.selector, poll=intake.poll, woken=self._woken)
+        self.awaited = Awaited(self.using)
+        self.wakeup = Wakeup(
+            self.using, intake.selector, poll=intake.poll, woken=self._woken, awaited=self.awaited.remember
+        )
         self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup)
         self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
         self.maintenance = Maintenance(
@@ -277,6 +281,8 @@ class Worker:
     def _written(self, batch: Sequence[tuple[Run, str | None]]) -> None:
         for run, _ in batch:
             self.desk.let_go(run)
+        if self.awaited.jobs:
+            self.awaited.tell(batch)
         self.announcer.put(batch)
         if self.desk.idle:
             self._wake_claimer()
