@@ -84,7 +84,7 @@ def test_a_job_that_runs_again_has_no_such_time():
 
 
 def test_an_attempt_that_would_be_retried_but_was_cancelled_is_kept_as_cancelled():
-    job = steps.started(noop.using(keep={"CANCELLED": 5, "FAILED": 7}))
+    job = steps.started(noop.using(keep={"CANCELLED": 5, "FAILED": 700}))
     cancel([job.pk])
     steps.end(job, steps.retrying())
     assert steps.fresh(job).status == "CANCELLED" and kept_for(job) == about(5)

@@ -38,7 +38,7 @@ def steps_of(prunes: Pruner, batches=None) -> tuple[int, int]:
 def test_jobs_that_are_kept_for_longer_are_read_once_and_passed_by_from_then_on():
     for _ in range(100):
         job("FAILED", enqueued=3, finished=3)
-    first = job(enqueued=2, finished=2)
+    first, _young = job(enqueued=2, finished=2), job(enqueued=0.5, finished=0.5)
     prunes = pruner(SUCCESSFUL=DAY)
     assert steps_of(prunes) == (1, 11)
     assert not Job.objects.filter(pk=first.pk).exists()
@@ -50,6 +50,7 @@ def test_jobs_that_say_themselves_how_long_they_are_kept_are_passed_by_too():
     for _ in range(100):
         job(enqueued=3, finished=3)
     Job.objects.update(prune_at=Now() + timedelta(days=9))
+    job(enqueued=0.5, finished=0.5)
     prunes = pruner(SUCCESSFUL=DAY)
     assert steps_of(prunes) == (0, 11)
     assert steps_of(prunes) == (0, 1)

@@ -187,6 +187,7 @@ def test_prune_leaves_jobs_alone_that_are_kept_for_longer():
     kept, due = finished_ago(days=8), finished_ago(minutes=1)
     Job.objects.filter(pk=kept.pk).update(prune_at=timezone.now() + timedelta(hours=1))
     Job.objects.filter(pk=due.pk).update(prune_at=timezone.now() - timedelta(hours=1))
+    assert tell("prune", "--older-than", "1d", "--dry-run") == {"would_delete": 1}
     assert tell("prune", "--older-than", "1d") == {"deleted": 1}
     assert Job.objects.get() == kept
 
