@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from types import ModuleType
@@ -13,7 +14,9 @@ from django.apps import apps
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from .arguments import call_as_json, normalise_call
 from .compat import (
@@ -67,6 +70,20 @@ class JobQueueBackend(BaseTaskBackend):
     def database(self) -> str:
         """The alias of the database where the jobs are."""
         return self.config.database
+
+    @cached_property
+    def archive(self) -> Callable[[list[Job]], object] | None:
+        """``OPTIONS["ARCHIVE"]``: what is called with finished jobs before they are deleted. Raise
+        ``ImproperlyConfigured`` if its path does not import, or is no function.
+        """
+        path = self.config.archive
+        try:
+            found = path if path is None else import_string(path)
+        except ImportError as error:
+            raise ImproperlyConfigured(f"TASKS[{self.alias!r}]: OPTIONS['ARCHIVE']: {error}.") from error
+        if found is not None and not callable(found):
+            raise ImproperlyConfigured(f"TASKS[{self.alias!r}]: OPTIONS['ARCHIVE'] is no function: {path!r}.")
+        return found
 
     # -- enqueue ---------------------------------------------------------------------------------
 
@@ -210,13 +227,31 @@ class JobQueueBackend(BaseTaskBackend):
     def get_result(self, result_id: str) -> AnyResult:
         """The result with this id. Raise ``TaskResultDoesNotExist`` if there is none, or it cannot be an id."""
         Job, number = self._models.Job, _number(result_id)
-        try:
-            job = Job.objects.using(self.database).get(pk=number)
-        except Job.DoesNotExist:
-            raise TaskResultDoesNotExist(result_id) from None
+        with self._missing(result_id):
+            job = Job.objects.using(self.database).annotate(now=Now()).get(pk=number)
+        if job.result_until is not None and job.result_until <= job.now:
+            job.result = None  # about to be deleted
         attempts = self._models.Attempt.objects.using(self.database).filter(job_id=number).order_by("number")
         result: AnyResult = self._results.result_of(job, attempts, self._results.task_of(job, self))
         return result
+
+    def wait(self, result_id: str, timeout: float | None) -> bool:
+        """Wait until the job is over; False if it is not by then."""
+        with self._missing(result_id):
+            over: bool = self._lifecycle.waiting.wait(_number(result_id), self.database, timeout)
+        return over
+
+    async def await_(self, result_id: str, timeout: float | None) -> bool:
+        with self._missing(result_id):
+            over: bool = await self._lifecycle.waiting.await_(_number(result_id), self.database, timeout)
+        return over
+
+    @contextmanager
+    def _missing(self, result_id: str) -> Iterator[None]:
+        try:
+            yield
+        except self._models.Job.DoesNotExist:
+            raise TaskResultDoesNotExist(result_id) from None
 
     # A task may be declared before the app registry is ready, and declaring one makes a backend. So what needs the
     # models is imported when it is used.
@@ -250,6 +285,11 @@ class JobQueueBackend(BaseTaskBackend):
             )
             for problem in problems_of(self.options)
         ]
+        if not found:
+            try:
+                self.archive  # noqa: B018
+            except ImproperlyConfigured as error:
+                found.append(checks.Error(str(error), hint=ARCHIVE_HINT, id="jobqueue.E024"))
         if not apps.is_installed("django_jobqueue"):
             found.append(checks.Error(NOT_INSTALLED.format(where), hint=INSTALL_HINT, id="jobqueue.E002"))
         return found
@@ -259,6 +299,7 @@ class JobQueueBackend(BaseTaskBackend):
             raise ImproperlyConfigured(f"{NOT_INSTALLED.format(f'TASKS[{self.alias!r}]')} {INSTALL_HINT}")
 
 
+ARCHIVE_HINT = "Name a function by its dotted path that takes a list of jobs."
 NOT_INSTALLED = "{} uses the job queue, but 'django_jobqueue' is not in INSTALLED_APPS."
 INSTALL_HINT = "Add 'django_jobqueue' to INSTALLED_APPS and run manage.py migrate."
 

@@ -11,6 +11,7 @@ from django.conf import settings
 
 from .backoff import DEFAULT_BACKOFF, Backoff, check_backoff
 from .outcomes import seconds
+from .retention import STATUSES, Kept, as_kept
 
 BACKEND_PATH = "django_jobqueue.backend.JobQueueBackend"
 
@@ -23,6 +24,8 @@ LOSSES_TO_FAIL = 5
 LOSSES_TO_ISOLATE = 2
 
 DAY = 86_400.0
+#: How long finished jobs are kept where nothing is said.
+DEFAULT_RETENTION = 7 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,10 @@ class Options:
     backoff: Backoff = DEFAULT_BACKOFF
     #: How long a task may run that does not say; None: as long as it likes.
     timeout: float | None = None
-    #: How long finished jobs are kept; None: for ever.
-    retention: float | None = 7 * DAY
+    #: How long finished jobs are kept; None: for ever. Or that by status; what is left out has the default.
+    retention: float | Kept | None = DEFAULT_RETENTION
+    #: Called with finished jobs before they are deleted, a dotted path; None: nobody is.
+    archive: str | None = None
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> Options:
@@ -50,9 +55,18 @@ class Options:
             raise ValueError(problems[0])
         values = {name.lower(): value for name, value in options.items()}
         for name in ("lease", "timeout", "retention"):
-            if values.get(name) is not None:
+            if isinstance(values.get(name), Mapping):
+                values[name] = as_kept(values[name])
+            elif values.get(name) is not None:
                 values[name] = seconds(values[name])
         return cls(**values)
+
+    @property
+    def retentions(self) -> Kept:
+        """How long finished jobs are kept that say nothing themselves, by status."""
+        if isinstance(self.retention, Mapping):
+            return dict.fromkeys(STATUSES, DEFAULT_RETENTION) | dict(self.retention)
+        return dict.fromkeys(STATUSES, self.retention)
 
 
 def problems_of(options: Any) -> Iterable[str]:
@@ -69,7 +83,9 @@ def problems_of(options: Any) -> Iterable[str]:
         yield f"OPTIONS['DATABASE'] is {options['DATABASE']!r}, but DATABASES has only {aliases}."
     for name, optional in (("LEASE", False), ("TIMEOUT", True), ("RETENTION", True)):
         value = options.get(name, 1)
-        if not (value is None and optional) and not _is_positive(value):
+        if name == "RETENTION" and isinstance(value, Mapping):
+            yield from _problems_of_retention(value)
+        elif not (value is None and optional) and not _is_positive(value):
             yield f"OPTIONS[{name!r}] is {value!r}, but must be a positive number of seconds or a timedelta."
     attempts = options.get("MAX_ATTEMPTS", 1)
     if not is_count(attempts):
@@ -78,6 +94,16 @@ def problems_of(options: Any) -> Iterable[str]:
         check_backoff(options.get("BACKOFF", 1))
     except (TypeError, ValueError) as error:
         yield f"OPTIONS['BACKOFF']: {error}."
+    archive = options.get("ARCHIVE")
+    if archive is not None and not isinstance(archive, str):
+        yield f"OPTIONS['ARCHIVE'] is {archive!r}, but must be the dotted path of a function."
+
+
+def _problems_of_retention(value: Mapping[str, Any]) -> Iterable[str]:
+    try:
+        as_kept(value)
+    except (TypeError, ValueError) as error:
+        yield f"OPTIONS['RETENTION'] is {value!r}: it {error}."
 
 
 def is_count(value: Any) -> bool:

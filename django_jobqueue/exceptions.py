@@ -26,6 +26,27 @@ class JobLost(JobQueueError):
     """The worker vanished while it had the job."""
 
 
+class ArchiveFailed(JobQueueError):
+    """``OPTIONS["ARCHIVE"]`` raised: the jobs that it was given are not deleted. The cause is what it raised."""
+
+
+class JobFailed(JobQueueError):
+    """Raised by ``result.wait()`` for a job that has failed or was cancelled. ``result`` is its ``TaskResult``."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__(result)
+        self.result = result
+
+    def __str__(self) -> str:
+        errors = self.result.errors
+        last = errors[-1].traceback.strip().splitlines()[-1:] if errors else []
+        return f"{self.result.task.name} #{self.result.id} has failed: {last[0] if last else 'no error is on record'}"
+
+
+class WaitInTransaction(JobQueueError, RuntimeError):
+    """``result.wait()`` in a transaction in which the job's end could not be seen."""
+
+
 class Cancelled(JobQueueError):
     """Somebody cancelled the job. Never raised in a task; it stands in the errors of a cancelled job's result."""
 

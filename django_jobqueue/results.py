@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, overload
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from .compat import AnyResult, AnyTask, BaseTaskBackend, TaskError, TaskResult, TaskResultStatus
-from .exceptions import Cancelled, Dropped, UnknownTask
+from .exceptions import Cancelled, Dropped, JobFailed, UnknownTask
 from .models import Attempt, Job
+from .outcomes import seconds
 from .registry import copy_of, resolve
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STATUS = {
     Job.Status.WAITING: TaskResultStatus.READY,
@@ -31,6 +35,60 @@ class Past:
     exception_class_path: str
     message: str
     traceback: str
+
+
+if TYPE_CHECKING:
+    from django.tasks.base import TaskResult as _TaskResult
+else:
+
+    class _TaskResult:
+        """Only the stubs' TaskResult takes parameters; at run time ``_TaskResult[P, R]`` is Django's itself."""
+
+        def __class_getitem__(cls, parameters: Any) -> type:
+            return TaskResult
+
+
+class JobResult(_TaskResult[P, R]):
+    """Django's ``TaskResult``, which can also be waited for."""
+
+    __slots__ = ()
+
+    def wait(self, timeout: float | timedelta | None = None) -> R:
+        """Wait until the job is over, and return what the task returned.
+
+        Raise ``TimeoutError`` if that takes longer than ``timeout``, seconds or a timedelta; ``JobFailed`` if the job
+        has failed or was cancelled; ``WaitInTransaction`` in a transaction, where its end could not be seen.
+        """
+        if not self.is_finished:
+            if not _backend_of(self).wait(self.id, _seconds(timeout)):
+                raise _too_late(self, timeout)
+            self.refresh()
+        return self._value()
+
+    async def await_(self, timeout: float | timedelta | None = None) -> R:
+        """``wait`` for async code."""
+        if not self.is_finished:
+            if not await _backend_of(self).await_(self.id, _seconds(timeout)):
+                raise _too_late(self, timeout)
+            await self.arefresh()
+        return self._value()
+
+    def _value(self) -> R:
+        if self.status != TaskResultStatus.SUCCESSFUL:
+            raise JobFailed(self)
+        return self.return_value
+
+
+def _backend_of(result: AnyResult) -> Any:
+    return result.task.get_backend()
+
+
+def _seconds(timeout: float | timedelta | None) -> float | None:
+    return None if timeout is None else seconds(timeout)
+
+
+def _too_late(result: AnyResult, timeout: Any) -> TimeoutError:
+    return TimeoutError(f"{result.task.name} #{result.id} is not over after {_seconds(timeout):g} seconds.")
 
 
 class Results(Sequence[AnyResult]):
@@ -82,7 +140,7 @@ def result_of(job: Job, attempts: Iterable[Attempt | Past], task: AnyTask) -> An
     if job.status == Job.Status.RUNNING:
         worker_ids.append(str(job.worker_id))
         started += [job.started_at] if job.started_at else []
-    result = TaskResult(
+    result: AnyResult = JobResult(
         task=task,
         id="" if job.pk is None else str(job.pk),
         status=STATUS[Job.Status(job.status)],

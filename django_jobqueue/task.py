@@ -20,9 +20,10 @@ from .compat import (
 )
 from .conf import is_count
 from .keys import problems_of
-from .options import as_data, checked, checked_names
+from .options import MISSING, as_data, checked, checked_names
 from .outcomes import LONGEST_DELAY, seconds
 from .registry import is_async
+from .retention import Keep, as_kept
 from .schedules import Entry, check_call
 
 P = ParamSpec("P")
@@ -30,6 +31,8 @@ R = TypeVar("R")
 
 if TYPE_CHECKING:
     from django.tasks.base import Task as _Task
+
+    from .results import JobResult
 else:
 
     class _Task:
@@ -71,9 +74,11 @@ class JobTask(_Task[P, R]):
     on_conflict: Literal["return", "replace", "debounce", "follow"] = "return"
     #: Seconds from the first call after which ``debounce`` moves a job no further.
     max_debounce: float | None = None
+    #: How long its finished jobs are kept: seconds, a timedelta, None for ever; or that by status. Empty: as all are.
+    keep: Keep = field(default_factory=dict, hash=False)
     #: What was declared for options that layers add; they are written beside the others, ``@task(expires=60)``.
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    #: What ``using`` was given for them, and for ``timeout``: it travels with the job.
+    #: What ``using`` was given for them, for ``timeout`` and for ``keep``: it travels with the job.
     given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +88,8 @@ class JobTask(_Task[P, R]):
         for name in ("timeout", "unique_until", "max_debounce"):
             if isinstance(value := getattr(self, name), timedelta):
                 object.__setattr__(self, name, seconds(value))
+        if self.keep != {}:
+            object.__setattr__(self, "keep", _kept(self.keep, self))
         if self.options:
             object.__setattr__(self, "options", _checked(self.options, self.middleware, self))
         check_options(self)
@@ -105,6 +112,7 @@ class JobTask(_Task[P, R]):
         unique_until: Literal["finished", "started"] | float | timedelta | None = None,
         on_conflict: Literal["return", "replace", "debounce", "follow"] | None = None,
         max_debounce: float | timedelta | None = None,
+        keep: Keep = MISSING,
         **options: Any,
     ) -> JobTask[P, R]:
         """The same task with other values for what is enqueued next; None leaves a value as it is.
@@ -112,9 +120,10 @@ class JobTask(_Task[P, R]):
         ``run_after`` is an aware datetime, or a timedelta that counts from the moment of ``enqueue``; ``timeout`` is
         seconds or a timedelta. ``after`` is a result of an earlier enqueue, or several: the job waits until they have
         ended, and ``if_failed`` says what becomes of it if one has not succeeded: ``"cancel"``, ``"fail"`` or ``"run"``
-        it. ``unique=False`` is for a call that shall have no unique key. ``options`` are those that layers add: they
-        travel with the job, so they must be data, and None is a value like another. Raise ``TypeError`` for one that
-        no layer knows, ``InvalidTask`` for a value that its layer refuses.
+        it. ``unique=False`` is for a call that shall have no unique key. ``keep`` is for how long the finished job is
+        kept, by status where that is meant, and None for ever. ``options`` are those that layers add: they travel with
+        the job, so they must be data, and None is a value like another. Raise ``TypeError`` for one that no layer
+        knows, ``InvalidTask`` for a value that its layer refuses.
         """
         if callable(unique):
             raise InvalidTask(
@@ -135,14 +144,25 @@ class JobTask(_Task[P, R]):
             "max_debounce": max_debounce,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
-        if "timeout" in changes or options:
+        if "timeout" in changes or keep is not MISSING or options:
             options = _checked(options, self.middleware, self)
             if isinstance(timeout, timedelta):
                 changes["timeout"] = seconds(timeout)
             if timeout is not None:
                 options["timeout"] = changes["timeout"]
+            if keep is not MISSING:
+                said = _kept(keep, self)
+                changes["keep"] = {**_kept(self.keep, self), **said}
+                options["keep"] = {**self.given.get("keep", {}), **said}
             changes["given"] = {**self.given, **as_data(options, f"{self.module_path}: ")}
         return replace(self, **changes)
+
+    if TYPE_CHECKING:
+
+        def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobResult[P, R]: ...
+        async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobResult[P, R]: ...
+        def get_result(self, result_id: str) -> JobResult[P, R]: ...
+        async def aget_result(self, result_id: str) -> JobResult[P, R]: ...
 
     def s(self, *args: Any, **kwargs: Any) -> Call:
         """A call that is not enqueued yet: for ``enqueue_many``, ``chain`` and ``group``. Behind others, the task gets
@@ -160,6 +180,13 @@ def _checked(options: Mapping[str, Any], own_layers: tuple[Any, ...], task: JobT
         return checked(options, own_layers, f"{task.module_path}: ")
     except ValueError as error:
         raise InvalidTask(str(error)) from error
+
+
+def _kept(keep: Keep, task: JobTask[..., Any]) -> dict[str, float | None]:
+    try:
+        return as_kept(keep)
+    except (TypeError, ValueError) as error:
+        raise InvalidTask(f"{task.module_path}: keep {error}.") from error
 
 
 def taking_any_option(cls: type[JobTask[..., Any]]) -> None:
@@ -318,6 +345,7 @@ def task(
     unique_until: Literal["finished", "started"] | float | timedelta = ...,
     on_conflict: Literal["return", "replace", "debounce", "follow"] = ...,
     max_debounce: float | timedelta | None = ...,
+    keep: Keep = ...,
     **options: Any,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
 
@@ -342,6 +370,7 @@ def task(
     unique_until: Literal["finished", "started"] | float | timedelta = ...,
     on_conflict: Literal["return", "replace", "debounce", "follow"] = ...,
     max_debounce: float | timedelta | None = ...,
+    keep: Keep = ...,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
 

@@ -1,4 +1,4 @@
-"""A row for the tasks of the tests to write, so that a test sees what a task did, and how often."""
+"""Rows for the tests: what a task did, and how often; and the table in the example of an archive."""
 
 from django.db import models
 
@@ -10,3 +10,14 @@ class Effect(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.value}"
+
+
+class OldJob(models.Model):
+    number = models.BigIntegerField(primary_key=True)
+    task = models.CharField(max_length=255)
+    status = models.CharField(max_length=10)
+    finished_at = models.DateTimeField()
+    outcomes = models.JSONField()
+
+    def __str__(self) -> str:
+        return f"{self.task} #{self.number}"

@@ -199,3 +199,19 @@ def test_getting_a_result_is_two_statements(django_assert_num_queries):
     result = noop.enqueue()
     with django_assert_num_queries(2):
         task_backends["default"].get_result(result.id)
+
+
+@pytest.mark.parametrize("path", ["no.such.function", "shop", "tests.settings.ROOT"], ids=str)
+def test_an_archive_that_cannot_be_called_is_found_by_the_checks(path):
+    [message] = [found for found in backend_with(ARCHIVE=path).check() if found.id == "jobqueue.E024"]
+    assert "OPTIONS['ARCHIVE']" in message.msg and message.hint
+
+
+def test_an_archive_is_a_function():
+    assert backend_with(ARCHIVE="builtins.print").archive is print
+    assert backend_with(ARCHIVE="builtins.print").check() == []
+    assert backend_with().archive is None
+
+
+def backend_with(**options):
+    return JobQueueBackend("default", {"BACKEND": "x", "OPTIONS": options})

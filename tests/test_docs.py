@@ -38,14 +38,15 @@ from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, 
 from django_jobqueue.admin import changelist, job_page
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
-from django_jobqueue.lifecycle import schedule
-from django_jobqueue.lifecycle.prune import LIMITS_KEPT
+from django_jobqueue.lifecycle import schedule, waiting
+from django_jobqueue.lifecycle.prune import ARCHIVE_BATCH, LIMITS_KEPT
 from django_jobqueue.management import reloading
 from django_jobqueue.management.commands import jobqueue, runworker
 from django_jobqueue.middleware import JobContext, Middleware, chain, concurrency, log_context, prometheus, rate_limit
 from django_jobqueue.middleware.chain import enqueue_through
 from django_jobqueue.options import owners as option_owners
 from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
+from django_jobqueue.retention import FOREVER
 from django_jobqueue.task import JobTask, declared
 from django_jobqueue.worker import (
     children,
@@ -61,6 +62,7 @@ from django_jobqueue.worker import (
 )
 from django_jobqueue.worker.execution import plan_for
 
+from .models import OldJob
 from .worker.workers import drain
 
 synchronise = sys.modules[lifecycle.synchronise.__module__]
@@ -221,6 +223,8 @@ def test_fixed_numbers_are_those_of_the_code():
         f"cannot enqueue is left to others for | {scheduler.PUT_OFF:.0f} s |",
         f"waits for the last job is looked at | every {schedule.RECHECK.total_seconds():.0f} s |",
         f"every {maintenance.PRUNE_INTERVAL:.0f} s, {batches:,} jobs",
+        f"Jobs that `ARCHIVE` gets at a time | {ARCHIVE_BATCH} |",
+        f"that it has waited, {waiting.SHORTEST:g} s to {waiting.LONGEST:g} s |",
         f"| every {wakeup.LONGEST:.0f} s while it is told of new jobs; otherwise after a tenth of the time",
         f"that it has found nothing, {wakeup.SHORTEST} s to `--poll-interval` |",
         f"every {lanes.INTERVAL} s, but in no more than about a {ORDINALS[lanes.SHARE]} of its time |",
@@ -552,6 +556,39 @@ def test_the_examples_of_chains_do_what_the_page_says(written, queue_db):
     assert result(both) == "both are there"
     assert sorted(result(crawled[-1])) == ["d", "d/a", "d/b"]
     assert examples.stop(batch_id) == (5, 5)
+
+
+def options_of_page(name: str) -> list[conf.Options]:
+    """The OPTIONS that a page writes into the settings."""
+    found = []
+    for _, code in blocks(page(name), "python"):
+        if code.startswith("# mysite/settings.py"):
+            exec(code, written := {})
+            found.append(conf.Options.read(written["TASKS"]["default"]["OPTIONS"]))
+    return found
+
+
+def test_the_examples_of_retention_do_what_the_page_says(written, queue_db, settings, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shop.models", SimpleNamespace(OldJob=OldJob))
+    shop = written("docs/howto/retention.md")
+    shop.ARCHIVE_FILE = tmp_path / "jobs.jsonl"
+    calls = [shop.pay_invoice.s(7), shop.make_thumbnail.s("a.png"), shop.export_orders.s(3)]
+    results = django_jobqueue.enqueue_many([*calls, shop.pay_invoice.using(keep=None).s(8)])
+    drain()
+    jobs = [models.Job.objects.get(pk=result.id) for result in results]
+    kept = [job.prune_at and round((job.prune_at - job.finished_at).total_seconds() / conf.DAY, 2) for job in jobs]
+    assert kept == [90, 0.04, None, FOREVER / conf.DAY]
+    assert round((jobs[2].result_until - jobs[2].finished_at).total_seconds()) == 600
+    retention, archive = options_of_page("howto/retention.md")
+    assert retention.retentions == {"SUCCESSFUL": conf.DAY, "FAILED": 30 * conf.DAY, "CANCELLED": None}
+    assert import_string(archive.archive) is shop.archive
+
+    models.Job.objects.update(prune_at=timezone.now())
+    assert lifecycle.prune(None, archive=lambda jobs: (shop.archive(jobs), shop.append_to_file(jobs))) == 4
+    assert set(OldJob.objects.values_list("number", "status")) == {(job.pk, "SUCCESSFUL") for job in jobs}
+    assert OldJob.objects.first().outcomes == ["succeeded"]
+    lines = [json.loads(line) for line in shop.ARCHIVE_FILE.read_text().splitlines()]
+    assert {line["call"] for line in lines} >= {"pay_invoice(7)", 'make_thumbnail("a.png")'}
 
 
 @django_jobqueue.task

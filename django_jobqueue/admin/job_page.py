@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ..models import Attempt, Batch, Dependency, Job, Queue, Worker
+from ..retention import is_for_ever
 from . import words
 from .kinds import kind_of
 
@@ -118,6 +119,8 @@ class JobPage:
             (_("Started"), words.moment(job.started_at)),
             (_("Finished"), words.moment(job.finished_at)),
             (_("Duration"), words.span(job.duration) if job.duration is not None else ""),
+            (_("Result until"), words.moment(job.result_until)),
+            (_("Kept until"), _("for ever") if is_for_ever(job.prune_at) else words.moment(job.prune_at)),
             (_("Losses"), job.losses or ""),
             (_("Backend"), job.backend),
             (_("Batch"), self._batch),

@@ -50,7 +50,7 @@ COLLISION_RETRIES = 8
 
 FINISH_JOB = (
     f"UPDATE {JOB} SET status=%s, place=%s, tries=%s, losses=%s, queue_name=%s, priority=%s, started_at=%s, "
-    "finished_at=%s, run_after=%s, result=%s, worker_id=NULL, token=NULL WHERE id=%s"
+    "finished_at=%s, run_after=%s, result=%s, prune_at=%s, result_until=%s, worker_id=NULL, token=NULL WHERE id=%s"
 )
 # The order leads PostgreSQL to the partial index: without it the planner may begin with the table, where all that has
 # finished lies in front.
@@ -384,6 +384,7 @@ class Dialect:
         """The parameters of ``FINISH_JOB`` and of ``ADD_ATTEMPT`` for one ending."""
         fields, when = ending.fields, self.connection.ops.adapt_datetimefield_value
         cancelled = held.cancel_requested_at is not None and not fields.final
+        over = cancelled or fields.final
         began = held.started_at + timedelta(seconds=ending.waited)
         ended = held.started_at + timedelta(seconds=ending.took)
         place, run_after = held.place, held.run_after
@@ -399,9 +400,11 @@ class Dialect:
             fields.queue_name or held.queue_name,
             held.priority if fields.priority is None else fields.priority,
             when(began),
-            when(ended if cancelled or fields.final else None),
+            when(ended if over else None),
             when(run_after),
             None if fields.result is None else json.dumps(fields.result),
+            when(_after(ended, fields.keep) if over else None),
+            when(_after(ended, fields.result_ttl) if over else None),
             ending.id,
         )
         attempt = (
@@ -425,14 +428,16 @@ class Dialect:
 
     def release(self, releases: Sequence[Release]) -> int:
         """Give claimed jobs back that were not started: no attempt is counted or recorded; how many were ours."""
-        ids: dict[tuple[int, float], list[int]] = {}
+        ids: dict[tuple[int, float, float | None], list[int]] = {}
         for release in releases:
-            ids.setdefault((release.token, release.delay), []).append(release.id)
-        return self.transact(lambda: sum(self._release(token, delay, some) for (token, delay), some in ids.items()))
+            ids.setdefault((release.token, release.delay, release.keep), []).append(release.id)
+        return self.transact(lambda: sum(self._release(*how, some) for how, some in ids.items()))
 
-    def _release(self, token: int, delay: float, ids: list[int]) -> int:
+    def _release(self, token: int, delay: float, keep: float | None, ids: list[int]) -> int:
         changes: dict[str, Any] = {"place": None, "run_after": Now() + timedelta(seconds=delay)} if delay else {}
         asked = Q(cancel_requested_at__isnull=False)
+        if keep is not None:
+            changes["prune_at"] = Case(When(asked, then=Now() + timedelta(seconds=keep)), default=None)
         return (
             Job.objects.using(self.using)
             .filter(pk__in=ids, token=token)
@@ -483,6 +488,10 @@ class Dialect:
 
     def _set_up(self, raw: Any) -> None:
         """Prepare the session behind this connection of the driver."""
+
+
+def _after(moment: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else moment + timedelta(seconds=seconds)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -9,7 +9,9 @@ import json
 import os
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
+from socket import socketpair
 from typing import Any, NamedTuple, Protocol
 
 from django.db import OperationalError, connections
@@ -18,9 +20,15 @@ from ..models import Job
 from .records import Lane
 
 CHANNEL = "django_jobqueue"
+#: Where those listen who wait for the end of a job.
+DONE = "django_jobqueue_done"
 #: PostgreSQL takes less than 8000 bytes.
 PAYLOAD_LIMIT = 7900
 PING = "ping "
+#: In front of the numbers of jobs that somebody waits for.
+AWAITED = "awaited "
+#: So many numbers fit into one payload.
+NUMBERS = 350
 #: Seconds between two looks at SQLite's file: half of it is what a job waits on average.
 LOOK = 0.04
 #: Nanoseconds within which a file's time may stand still.
@@ -30,10 +38,13 @@ SOON = 10.0
 
 
 class News(NamedTuple):
-    """What a worker is told: the lanes that got jobs (none: look at all of them), or its own ping back."""
+    """What a worker is told: the lanes that got jobs (none: look at all of them), or its own ping back, or the jobs
+    that somebody waits for.
+    """
 
     lanes: frozenset[Lane] = frozenset()
     ping: str = ""
+    awaited: frozenset[int] = frozenset()
 
 
 class Listener(Protocol):
@@ -128,6 +139,8 @@ def decode(payload: str) -> News:
     if payload.startswith(PING):
         return News(ping=payload.removeprefix(PING))
     try:
+        if payload.startswith(AWAITED):
+            return News(awaited=frozenset(map(int, payload.removeprefix(AWAITED).split())))
         return News(frozenset(Lane(str(name), int(priority)) for name, priority in json.loads(payload)))
     except (ValueError, TypeError, RecursionError):  # too many lanes for one payload, or not from us
         return News()
@@ -188,5 +201,71 @@ class DataVersionListener:
         self._connection.close()
 
 
+# -- the end of jobs -----------------------------------------------------------------------------
+
+
+class EndListener(Protocol):
+    """The end of those who wait for jobs. ``interrupt`` may be called by any thread, the others by one."""
+
+    def __init__(self, using: str) -> None: ...
+
+    def announce(self, ids: Collection[int]) -> None:
+        """Let the workers know that somebody waits for these jobs."""
+
+    def wait(self, seconds: float) -> list[int]:
+        """The jobs that are said to have ended, as soon as there are any, or after an ``interrupt``."""
+
+    def interrupt(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NotifyEndListener:
+    def __init__(self, using: str) -> None:
+        self._connection = connect(using)
+        self._connection.autocommit = True
+        self._connection.execute(f"LISTEN {DONE}")
+        self._here, self._there = socketpair()
+        self._here.setblocking(False)
+        self._selector = DefaultSelector()
+        for each in (self._connection, self._here):
+            self._selector.register(each.fileno(), EVENT_READ)
+
+    def announce(self, ids: Collection[int]) -> None:
+        for payload in _numbers(ids):
+            self._connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, AWAITED + payload])
+
+    def wait(self, seconds: float) -> list[int]:
+        self._selector.select(seconds)
+        with suppress(BlockingIOError):
+            self._here.recv(4096)
+        # with a timeout of 0 psycopg takes what has arrived, also with the answer to another statement
+        told = [notify.payload.split() for notify in self._connection.notifies(timeout=0)]
+        return [int(number) for numbers in told for number in numbers if number.isdecimal()]
+
+    def interrupt(self) -> None:
+        with suppress(OSError):
+            self._there.send(b"x")
+
+    def close(self) -> None:
+        self._selector.close()
+        self._here.close()
+        self._there.close()
+        self._connection.close()
+
+
+def tell_end(using: str, ids: Collection[int]) -> None:
+    """Say that these jobs have ended, over the calling thread's own connection."""
+    with connections[using].cursor() as cursor:
+        for payload in _numbers(ids):
+            cursor.execute("SELECT pg_notify(%s, %s)", [DONE, payload])
+
+
+def _numbers(ids: Collection[int]) -> list[str]:
+    rest = sorted(ids)
+    return [" ".join(map(str, rest[start : start + NUMBERS])) for start in range(0, len(rest), NUMBERS)]
+
+
+END_LISTENERS: dict[str, type[EndListener]] = {"postgresql": NotifyEndListener}
 LISTENERS: dict[str, type[Listener]] = {"postgresql": NotifyListener, "sqlite": DataVersionListener}
 SENDERS: dict[str, type[Sender]] = {"postgresql": NotifySender}

@@ -104,7 +104,8 @@ WITH ended AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%s::jsonb) AS ended(
         id bigint, token bigint, worker_id bigint, waited float8, took float8, status text, final boolean, place text,
         delay float8, run_after timestamptz, queue_name text, priority smallint, counted boolean, lost boolean,
-        result jsonb, outcome text, message text, exception_class_path text, traceback text, log text)
+        result jsonb, keep float8, result_ttl float8, outcome text, message text, exception_class_path text,
+        traceback text, log text)
 ), written AS (
     UPDATE {JOB} AS job SET
         status = CASE WHEN ended.final OR job.cancel_requested_at IS NULL THEN ended.status ELSE 'CANCELLED' END,
@@ -120,6 +121,10 @@ WITH ended AS MATERIALIZED (
         queue_name = coalesce(ended.queue_name, job.queue_name),
         priority = coalesce(ended.priority, job.priority),
         result = ended.result,
+        prune_at = CASE WHEN ended.final OR job.cancel_requested_at IS NOT NULL
+            THEN clock_timestamp() + ended.keep * interval '1 second' END,
+        result_until = CASE WHEN ended.final OR job.cancel_requested_at IS NOT NULL
+            THEN clock_timestamp() + ended.result_ttl * interval '1 second' END,
         worker_id = NULL,
         token = NULL
     FROM ended WHERE job.id = ended.id AND job.token = ended.token

@@ -32,7 +32,8 @@ ANY = Filter("", ())
 class Fields:
     """What becomes of the job's row when an attempt ends.
 
-    ``place`` is ``keep``, ``none`` (scheduled), ``next`` (at the end of the line) or ``isolate``.
+    ``place`` is ``keep``, ``none`` (scheduled), ``next`` (at the end of the line) or ``isolate``. ``keep`` is for how
+    many seconds the job stays when it is over, ``result_ttl`` for how many its result does; None: as all do.
     """
 
     status: str
@@ -45,6 +46,8 @@ class Fields:
     counted: bool = True
     lost: bool = False
     result: Any = None
+    keep: float | None = None
+    result_ttl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,15 @@ class Success(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A claimed job that was not started, to be given back; ``delay`` seconds before it may be claimed again."""
+    """A claimed job that was not started, to be given back; ``delay`` seconds before it may be claimed again.
+
+    ``keep`` is for how many seconds it stays if it turns out to be cancelled; None: as all do.
+    """
 
     id: int
     token: int
     delay: float = 0.0
+    keep: float | None = None
 
 
 def as_document(endings: Sequence[Ending]) -> str:

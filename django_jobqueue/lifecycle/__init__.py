@@ -11,6 +11,7 @@ enqueue ──▶ READY, scheduled ──promote──▶ READY, in line ──c
 WAITING, for other jobs ──follow_up──▶ READY, or CANCELLED or FAILED if they have not succeeded
 """
 
+from . import waiting
 from .batches import cancel_batch, retry_batch
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
 from .compose import enqueue_batch, enqueue_behind, enqueue_beside
@@ -20,7 +21,7 @@ from .finish import Run, finish
 from .follow import find_strays, follow_up
 from .lease import give_up, register, renew, sign_off
 from .progress import Progress, report
-from .prune import prune
+from .prune import Pruner, prune
 from .reap import reap
 from .schedule import fire, pause_schedule, reschedule, resume_schedule, run_schedule_now, upcoming
 from .synchronise import synchronise
@@ -28,6 +29,7 @@ from .synchronise import synchronise
 __all__ = [
     "Cancelled",
     "Progress",
+    "Pruner",
     "QueueSelector",
     "Retried",
     "Run",
@@ -67,4 +69,5 @@ __all__ = [
     "sign_off",
     "synchronise",
     "upcoming",
+    "waiting",
 ]

@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 from ..dialects import ANY, Filter, Glance, Lane, Release, get_dialect
 from ..models import Attempt, Job, Queue
 from . import notify
+from .keep import keep_of
 
 PROMOTE_LIMIT = 1000
 
@@ -155,7 +156,7 @@ def attach_past_attempts(jobs: Sequence[Job], using: str) -> None:
 
 def held_by(worker_id: int, using: str) -> list[Job]:
     """The running jobs of this worker by the database's account, which may know of claims that the worker does not."""
-    return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "token"))
+    return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "token", "task_path", "options"))
 
 
 def peek(using: str) -> Glance:
@@ -186,7 +187,7 @@ def isolated_waiting(lanes: Sequence[Lane], using: str) -> bool:
 
 def release(jobs: Iterable[Job], using: str, delay: float = 0.0) -> int:
     """Give back jobs that were claimed and not started: nothing is counted or recorded; how many were still ours."""
-    releases = [Release(job.pk, job.token, delay) for job in jobs if job.token is not None]
+    releases = [Release(job.pk, job.token, delay, keep_of(job, "CANCELLED")) for job in jobs if job.token is not None]
     given = get_dialect(using).release(releases) if releases else 0
     if given and not delay:
         notify.look(using)

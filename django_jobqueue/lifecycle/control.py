@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
 from ..models import Job, Queue
 from ..models.fields import NextPlace
+from ..models.job import UNFINISHED
 from . import notify, unique
+from .keep import deleted_at
 from .revive import has_to_wait, revive
 
 CHUNK = 1000
@@ -82,8 +85,10 @@ def _put_back(ids: list[int], using: str) -> int:
         place=NextPlace(),
         run_after=Now(),  # it has waited in line from now on, not since it was enqueued
         finished_at=None,
+        prune_at=None,
         cancel_requested_at=None,
         result=None,
+        result_until=None,
         progress=None,
         tries=0,
         losses=0,
@@ -100,13 +105,19 @@ def cancel(ids: Iterable[int], using: str = "default") -> Cancelled:
     done = Cancelled()
     for chunk in _chunks(ids):
         jobs = Job.objects.using(using).filter(pk__in=chunk)
+        over = {"status": Job.Status.CANCELLED, "finished_at": Now(), **_deleted_at(jobs)}
         # In this order: a job that is claimed in between is asked, one that comes back in between is missed by neither.
-        cancelled = jobs.filter(status__in=_CANCELLABLE).update(status=Job.Status.CANCELLED, finished_at=Now())
+        cancelled = jobs.filter(status__in=_CANCELLABLE).update(**over)
         asked = jobs.filter(status=Job.Status.RUNNING, cancel_requested_at__isnull=True)
         requested = asked.update(cancel_requested_at=Now())
-        back = jobs.filter(Q(status__in=_CANCELLABLE)).update(status=Job.Status.CANCELLED, finished_at=Now())
+        back = jobs.filter(Q(status__in=_CANCELLABLE)).update(**over)
         done += Cancelled(cancelled + back, requested)
     return done
+
+
+def _deleted_at(jobs: QuerySet[Job]) -> dict[str, Any]:
+    """When those of the jobs are to be deleted that say so; of a job's life, what says so is always the same."""
+    return deleted_at(jobs.filter(status__in=UNFINISHED).only("task_path", "options"), "CANCELLED")
 
 
 def run_now(ids: Iterable[int], using: str = "default") -> int:

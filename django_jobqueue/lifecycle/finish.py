@@ -15,6 +15,7 @@ from ..dialects import Dialect, Ending, Fields, Success, get_dialect
 from ..models import Job
 from ..outcomes import MESSAGE_LENGTH, Outcome, State, storable
 from . import notify
+from .keep import keep_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,12 @@ def finish(runs: Sequence[Run], using: str) -> dict[int, str]:
 
 def _says_little(run: Run) -> bool:
     """Is it a success without a word, as nearly all are?"""
-    outcome = run.outcome
+    outcome, job = run.outcome, run.job
     if outcome is None or outcome.state is not State.SUCCEEDED:
         return False
-    return not (outcome.message or run.job.attempt_log)
+    if outcome.message or job.attempt_log or job.result_ttl is not None:
+        return False
+    return keep_of(job, "SUCCESSFUL") is None
 
 
 Write = Callable[[Sequence[Run], Dialect], dict[int, str]]
@@ -152,6 +155,9 @@ def _fields(outcome: Outcome, job: Job) -> Fields:
         counted=outcome.counted,
         lost=lost,
         result=outcome.result,
+        # one that is to run again is over all the same if somebody has asked to cancel it
+        keep=keep_of(job, str(outcome.status) if outcome.final else "CANCELLED"),
+        result_ttl=None if outcome.result is None else job.result_ttl,
     )
 
 

@@ -24,6 +24,7 @@ from ..models.batch import Rule
 from ..models.fields import NextPlace
 from ..outcomes import State
 from . import notify
+from .keep import deleted_at
 
 #: Ends, and those who are told of them, in one transaction.
 ENDS, TOLD = 500, 1000
@@ -118,7 +119,7 @@ def _tell(ends: Mapping[int, str], using: str) -> set[Lane]:
 
 def _locked(ids: Sequence[int], using: str) -> dict[int, Job]:
     """Those that still wait, locked in the order of their numbers."""
-    fields = "pk", "waiting_for", "attempts", "queue_name", "priority", "run_after", "args"
+    fields = "pk", "waiting_for", "attempts", "queue_name", "priority", "run_after", "args", "task_path", "options"
     rows = Job.objects.using(using).waiting().order_by("pk").only(*fields)
     if connections[using].features.has_select_for_update:
         rows = rows.select_for_update()
@@ -165,12 +166,10 @@ def _has_something_failed(pk: int, using: str) -> bool:
 def _end(job: Job, rule: str, message: str, error: type[Exception] | None, using: str) -> None:
     """It will not run; the reason is put on record as an attempt that no worker has made."""
     fails = rule == Rule.FAIL
+    status = Job.Status.FAILED if fails else Job.Status.CANCELLED
     job.attempts += 1
     Job.objects.using(using).filter(pk=job.pk).update(
-        status=Job.Status.FAILED if fails else Job.Status.CANCELLED,
-        finished_at=Now(),
-        waiting_for=0,
-        attempts=job.attempts,
+        status=status, finished_at=Now(), waiting_for=0, attempts=job.attempts, **deleted_at([job], status)
     )
     Attempt.objects.using(using).create(
         job_id=job.pk,

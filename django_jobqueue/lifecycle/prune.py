@@ -1,94 +1,153 @@
-"""Prune: delete finished jobs past their age, with their attempts, in batches."""
+"""Prune: delete finished jobs past their age, with their attempts, in batches.
+
+Most jobs are kept for the project's retention, and are found by a walk through the table in the order of the ids. Those
+that say how long they are to be kept carry the time of their end, and are found by its index.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
+from itertools import count
 
-from django.db import connections
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
-from ..models import Attempt, Batch, Dependency, Job, Limit, Permit, UniqueKey, Worker
-from ..models.job import FINISHED
-from .unique import key_of
+from ..exceptions import ArchiveFailed
+from ..models import Job, Limit, Permit, Worker
+from ..retention import Kept, as_kept
+from .deletion import Archive, delete
+from .walk import Walk, walks_for
 
 BATCH = 2000
+#: An archive gets whole jobs, which may be large.
+ARCHIVE_BATCH = 200
 #: A limit's longest period is a day: what is older counts no more.
 LIMITS_KEPT = timedelta(days=2)
 
+#: Jobs that say themselves when they are to be deleted, and it is time.
+IS_TIME = Q(prune_at__lte=Now())
 
-def prune(older_than: float, using: str = "default", *, batches: int | None = None) -> int:
+
+def prune(
+    older_than: float | Kept | None,
+    using: str = "default",
+    *,
+    batches: int | None = None,
+    archive: Archive | None = None,
+    dry_run: bool = False,
+) -> int:
     """Delete jobs that finished more than ``older_than`` seconds ago; how many. ``batches`` bounds the work.
 
-    It walks the table in the order of the ids and stops where jobs were enqueued too lately to be of that age: what it
-    reads is what it deletes, and the few that are old and unfinished.
+    ``older_than`` may say it by status; None is for ever. A job that says itself how long it is to be kept goes by
+    that alone. ``archive`` is called with the jobs of each batch before they are deleted, in the same transaction.
+    With ``dry_run`` nothing is deleted.
     """
-    deleted, here, age = 0, 0, timedelta(seconds=older_than)
-    while batches is None or batches > 0:
-        rows = Job.objects.using(using).filter(pk__gt=here).order_by("pk").annotate(now=Now())
-        seen = list(rows.values_list("pk", "status", "finished_at", "enqueued_at", "now")[:BATCH])
-        old = [
-            pk
-            for pk, status, finished_at, _, now in seen
-            if status in FINISHED and finished_at and finished_at < now - age
-        ]
-        deleted += _delete(old, using)
-        if len(seen) < BATCH or seen[-1][3] >= seen[-1][4] - age:
-            break
-        here = seen[-1][0]
-        batches = None if batches is None else batches - 1
-    _delete_workers(age, using)
-    _delete_limits(using)
+    pruner = DryRun(using, older_than) if dry_run else Pruner(using, older_than, archive)
+    deleted = pruner.turn(batches)
+    if pruner.refusal is not None:
+        raise pruner.refusal
     return deleted
 
 
-def _delete(ids: list[int], using: str) -> int:
-    if not ids:
-        return 0
+class Pruner:
+    """Prunes a database again and again, and remembers how far its walks have come."""
 
-    def delete() -> int:
-        keys, busy = _locked_keys(ids, using)
-        # asked again: a job may have been retried since it was read; and others may still have to be told of its end
-        still = Job.objects.using(using).finished().filter(pk__in=set(ids) - busy, followed=False).select_for_update()
-        rows = list(still.values_list("pk", "batch_id"))
-        if not rows:
-            return 0
-        finished, batches = {pk for pk, _ in rows}, {batch for _, batch in rows if batch is not None}
-        if free := [key.pk for key in keys if key.job_id in finished]:
-            UniqueKey.objects.using(using).filter(pk__in=free)._raw_delete(using)
-        Attempt.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
-        Dependency.objects.using(using).filter(job_id__in=finished)._raw_delete(using)
-        deleted = int(Job.objects.using(using).filter(pk__in=finished)._raw_delete(using))
-        _delete_empty(batches, using)
+    def __init__(self, using: str, older_than: float | Kept | None, archive: Archive | None = None) -> None:
+        self.using, self.archive = using, archive
+        kept = as_kept(older_than)
+        self.ages = {status: None if age is None else timedelta(seconds=age) for status, age in kept.items()}
+        self.walks = walks_for(self.ages)
+        #: What the archive has raised in the last turn.
+        self.refusal: ArchiveFailed | None = None
+
+    def turn(self, batches: int | None = None) -> int:
+        """Delete what is due, in ``batches`` of each kind at most; how many. What an archive refuses stays, and is
+        offered again in the next turn.
+        """
+        self.refusal = None
+        deleted = self._unless_refused(self._delete_by_time, batches)
+        for walk in self.walks:
+            if not walk.rests:
+                deleted += self._unless_refused(partial(self._delete_along, walk), batches)
+        self._tidy(batches)
         return deleted
 
-    return get_dialect(using).transact(delete)
+    def _unless_refused(self, kind: Callable[[int | None], Iterator[int]], batches: int | None) -> int:
+        deleted = 0
+        try:
+            for number in kind(batches):
+                deleted += number
+        except ArchiveFailed as error:
+            self.refusal = error
+        return deleted
+
+    def _delete_by_time(self, batches: int | None) -> Iterator[int]:
+        """Jobs that say when they are to be deleted; how many, batch by batch."""
+        for _ in _turns(batches):
+            due = Job.objects.using(self.using).finished().filter(IS_TIME).order_by("prune_at")
+            ids = list(due.values_list("pk", flat=True)[:BATCH])
+            yield from self._delete(ids, IS_TIME)
+            if len(ids) < BATCH:
+                break
+
+    def _delete_along(self, walk: Walk, batches: int | None) -> Iterator[int]:
+        """Jobs for which the project's retention is over; how many, batch by batch."""
+        for _ in _turns(batches):
+            step = walk.look(self.using, BATCH)
+            yield from self._delete(step.due, walk.is_due)
+            walk.take(step)  # behind the deletion: what could not be deleted is met again
+            if step.is_end:
+                break
+
+    def _delete(self, ids: list[int], why: Q) -> Iterator[int]:
+        size = ARCHIVE_BATCH if self.archive else BATCH
+        for start in range(0, len(ids), size):
+            yield delete(ids[start : start + size], why, self.using, self.archive)
+
+    def _tidy(self, batches: int | None) -> None:
+        _forget_results(self.using, batches)
+        if None not in self.ages.values():
+            _delete_workers(max(age for age in self.ages.values() if age is not None), self.using)
+        _delete_limits(self.using)
 
 
-def _delete_empty(batches: Collection[int], using: str) -> None:
-    if batches:
-        jobs = Job.objects.using(using).filter(batch_id=OuterRef("pk"))
-        Batch.objects.using(using).filter(~Exists(jobs), pk__in=batches)._raw_delete(using)
+class DryRun(Pruner):
+    """Counts what would be deleted."""
+
+    def _delete_by_time(self, batches: int | None) -> Iterator[int]:
+        yield Job.objects.using(self.using).finished().filter(IS_TIME).count()
+
+    def _delete(self, ids: list[int], why: Q) -> Iterator[int]:
+        yield len(ids)
+
+    def _tidy(self, batches: int | None) -> None:
+        pass
 
 
-def _locked_keys(ids: list[int], using: str) -> tuple[list[UniqueKey], set[int]]:
-    """The unique keys that these jobs had last, ours now; and the jobs whose keys somebody else has locked.
+def _turns(number: int | None) -> Iterable[int]:
+    return count() if number is None else range(number)
 
-    An enqueue may be about to find those, and may do so for as long as its caller's transaction takes: they are for the
-    next time.
-    """
-    jobs = Job.objects.using(using).filter(pk__in=ids, options__isnull=False).only("task_path", "options")
-    names = {key_of(job) for job in jobs if job.unique_key is not None}
-    if not names:
-        return [], set()
-    keys = UniqueKey.objects.using(using).filter(pk__in=names, job_id__in=ids)
-    if not connections[using].features.has_select_for_update_skip_locked:
-        return list(keys), set()
-    keyed = set(keys.values_list("job_id", flat=True))
-    ours = list(keys.select_for_update(skip_locked=True))
-    return ours, keyed.difference(key.job_id for key in ours)
+
+def _forget_results(using: str, batches: int | None) -> None:
+    """Results whose time is over, of jobs that stay."""
+
+    due = Job.objects.using(using).filter(result_until__lte=Now()).order_by("result_until")
+    for _ in _turns(batches):
+        ids = list(due.values_list("pk", flat=True)[:BATCH])
+        if ids:
+            get_dialect(using).transact(partial(_forget, ids, using))
+        if len(ids) < BATCH:
+            break
+
+
+def _forget(ids: list[int], using: str) -> None:
+    # asked again: a job may have been retried since it was read; and locked in the order of the ids, as elsewhere
+    still = Job.objects.using(using).filter(pk__in=ids, result_until__lte=Now()).order_by("pk").select_for_update()
+    ids = list(still.values_list("pk", flat=True))
+    Job.objects.using(using).filter(pk__in=ids).update(result=None, result_until=None)
 
 
 def _delete_workers(age: timedelta, using: str) -> None:

@@ -63,7 +63,12 @@ def _let_wait(candidates: Sequence[int], using: str) -> list[int]:
         numbers[job] = numbers.get(job, 0) + 1
     for pk, number in sorted(numbers.items()):
         jobs.filter(pk=pk).update(
-            status=Job.Status.WAITING, waiting_for=number, place=None, finished_at=None, cancel_requested_at=None
+            status=Job.Status.WAITING,
+            waiting_for=number,
+            place=None,
+            finished_at=None,
+            prune_at=None,
+            cancel_requested_at=None,
         )
     jobs.filter(pk__in=sorted(set(open_ends.values_list("on_id", flat=True)))).update(followed=True)
     return revived

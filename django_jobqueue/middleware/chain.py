@@ -167,7 +167,7 @@ def hooks(layers: Iterable[Any], name: str) -> tuple[Callable[..., Any], ...]:
 
 def prepare_through(hooks: Sequence[Callable[..., Any]], context: JobContext) -> JobContext:
     """Run ``process_prepare`` of all layers; the context with what they inject."""
-    innermost = context
+    innermost: JobContext | None = None
 
     def end(context: JobContext) -> None:
         nonlocal innermost
@@ -177,6 +177,8 @@ def prepare_through(hooks: Sequence[Callable[..., Any]], context: JobContext) ->
     for around in reversed(hooks):
         call = link(around, call, is_async=False)
     call(context)
+    if innermost is None:  # the task would run unprepared, and without what outer layers inject
+        raise MiddlewareError("A middleware hid that process_prepare of an inner one raised: the task did not run.")
     return innermost
 
 

@@ -149,6 +149,10 @@ class JobContext(_Context):
         """Put the text on record with this attempt, behind what is there already."""
         self.job.attempt_log += text
 
+    def expire_result(self, seconds: float) -> None:
+        """Let the result be deleted so many seconds after the job's end, while the job itself is kept."""
+        self.job.result_ttl = seconds
+
     def interrupt_on_stop(self) -> None:
         """Let ``WorkerShutdown`` interrupt the task as soon as the worker begins to stop, not after its grace."""
         self.worker.interrupt_on_stop(self.job)

@@ -1,14 +1,16 @@
-"""Results: whether a task's result is kept, and how large it may be."""
+"""Results: whether a task's result is kept, for how long, and how large it may be."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 from ..arguments import normalise_result
 from ..exceptions import InvalidResult, Skip
+from ..outcomes import LONGEST_DELAY, seconds
 from .base import Middleware
 from .context import JobContext
 
@@ -19,13 +21,14 @@ OVERFLOWS = ("fail", "drop")
 
 
 class Results(Middleware):
-    """``store_result``: False keeps nothing. ``result_max_size``: bytes of JSON, None for no limit.
+    """``store_result``: False keeps nothing. ``result_ttl``: for how many seconds it is kept, None for as long as the
+    job. ``result_max_size``: bytes of JSON, None for no limit.
 
     ``result_overflow`` says what becomes of a larger one: ``"fail"``, the job fails with ``InvalidResult``; or
     ``"drop"``, None is stored, and the log says so.
     """
 
-    options = {"store_result": True, "result_max_size": MIB, "result_overflow": "fail"}
+    options = {"store_result": True, "result_ttl": None, "result_max_size": MIB, "result_overflow": "fail"}
 
     @classmethod
     def clean_option(cls, name: str, value: Any) -> Any:
@@ -35,6 +38,8 @@ class Results(Middleware):
             raise ValueError(f"it must be one of {OVERFLOWS}")
         if name == "result_max_size" and not _is_size(value):
             raise ValueError("it must be a positive number of bytes, or None")
+        if name == "result_ttl" and not _is_time(value):
+            raise ValueError("it must be a positive number of seconds or a timedelta, or None")
         return value
 
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
@@ -58,6 +63,8 @@ class Results(Middleware):
         """What is to be stored. Raise ``InvalidResult`` for what must not be."""
         if result is None or not context.option("store_result"):
             return None
+        if (ttl := context.option("result_ttl")) is not None:
+            context.expire_result(seconds(ttl))
         limit = context.option("result_max_size")
         if limit is None or isinstance(result, bool | int | float):
             return result
@@ -70,6 +77,14 @@ class Results(Middleware):
             logger.warning("The result of %s is not stored: %s.", context.job, told)
             return None
         raise InvalidResult(f"The task's result cannot be stored: {told}.")
+
+
+def _is_time(value: Any) -> bool:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_DELAY
 
 
 def _is_size(value: Any) -> bool:

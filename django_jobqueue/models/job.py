@@ -191,6 +191,18 @@ class Job(models.Model):
         help_text=_("How far the latest attempt says it is: done, total, message."),
     )
     result = models.JSONField(_("result"), null=True, blank=True, help_text=_("What the task returned."))
+    result_until = models.DateTimeField(
+        _("result until"),
+        null=True,
+        blank=True,
+        help_text=_("When the result is deleted; empty: with the job."),
+    )
+    prune_at = models.DateTimeField(
+        _("deleted at"),
+        null=True,
+        blank=True,
+        help_text=_("When the finished job is deleted; empty: when the project's retention is over."),
+    )
 
     objects = JobQuerySet.as_manager()
 
@@ -218,6 +230,8 @@ class Job(models.Model):
                 fields=["id"], name="jobqueue_followed", condition=Q(followed=True, finished_at__isnull=False)
             ),
             models.Index(fields=["batch", "status"], name="jobqueue_batch", condition=Q(batch__isnull=False)),
+            models.Index(fields=["prune_at"], name="jobqueue_prune", condition=Q(prune_at__isnull=False)),
+            models.Index(fields=["result_until"], name="jobqueue_result", condition=Q(result_until__isnull=False)),
         ]
 
     if TYPE_CHECKING:
@@ -233,6 +247,8 @@ class Job(models.Model):
     unique_task: Any = None
     #: Did the call that was to make this job find it there, by its unique key?
     was_there: bool = False
+    #: For how many seconds the running attempt wants its result to be kept; None: as long as the job.
+    result_ttl: float | None = None
 
     def __str__(self) -> str:
         return f"{self.task_name} #{self.pk}"

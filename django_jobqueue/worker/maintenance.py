@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
-from ..lifecycle import Run, find_strays, prune, reap
+from ..lifecycle import Pruner, Run, find_strays, reap
 from ..lifecycle.reap import is_anything_to_reap
 
 logger = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ class Maintenance(threading.Thread):
         using: str,
         *,
         lease: float,
-        retention: float | None,
+        pruner: Pruner,
         reaped: Callable[[Sequence[Run]], None],
         look_at_memory: Callable[[], None],
     ) -> None:
         """``reaped`` is called with the runs that were found lost, ``look_at_memory`` now and then."""
         super().__init__(name="jobqueue-maintenance", daemon=True)
-        self.using, self.retention, self.reaped, self.look_at_memory = using, retention, reaped, look_at_memory
+        self.using, self.pruner, self.reaped, self.look_at_memory = using, pruner, reaped, look_at_memory
         self.interval = min(REAP_INTERVAL, lease / 3)
         self._pruned_at = time.monotonic()  # not at once: a worker that has just started has jobs to run
         self._behind = 0  # the last of the waiting jobs that were looked at
@@ -60,8 +60,12 @@ class Maintenance(threading.Thread):
         if is_anything_to_reap(self.using) and (runs := reap(self.using)):
             self.reaped(runs)
         self._behind = find_strays(self.using, self._behind)
-        if self.retention is not None and time.monotonic() - self._pruned_at > PRUNE_INTERVAL:
-            pruned = prune(self.retention, self.using, batches=PRUNE_BATCHES)
-            self._pruned_at = time.monotonic()
-            if pruned:
-                logger.info("Deleted %d finished jobs past their retention.", pruned)
+        if time.monotonic() - self._pruned_at > PRUNE_INTERVAL:
+            self._pruned_at = time.monotonic()  # first: what goes wrong is tried again in a minute, not at once
+            self._prune()
+
+    def _prune(self) -> None:
+        if pruned := self.pruner.turn(PRUNE_BATCHES):
+            logger.info("Deleted %d finished jobs past their retention.", pruned)
+        if (refusal := self.pruner.refusal) is not None:
+            logger.error("%s They stay for now.", refusal, exc_info=refusal)

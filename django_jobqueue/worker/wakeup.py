@@ -44,10 +44,17 @@ class Wakeup(threading.Thread):
     """
 
     def __init__(
-        self, using: str, selector: QueueSelector, *, poll: float, woken: Callable[[Collection[Lane]], None]
+        self,
+        using: str,
+        selector: QueueSelector,
+        *,
+        poll: float,
+        woken: Callable[[Collection[Lane]], None],
+        awaited: Callable[[Collection[int]], None] = lambda ids: None,
     ) -> None:
+        """``awaited`` is called with the numbers of jobs that somebody waits for."""
         super().__init__(name="jobqueue-wakeup", daemon=True)
-        self.using, self.selector, self.poll, self.woken = using, selector, poll, woken
+        self.using, self.selector, self.poll, self.woken, self.awaited = using, selector, poll, woken, awaited
         #: Would we be told of new jobs?
         self.listening = False
         self._warned = False
@@ -119,6 +126,8 @@ class Wakeup(threading.Thread):
                 self._hear()
             else:
                 self._strangers += 1
+        elif news.awaited:
+            self.awaited(news.awaited)
         elif not news.lanes:
             self._wake()
         elif lanes := [lane for lane in news.lanes if self.selector.rank(lane.queue_name) is not None]:

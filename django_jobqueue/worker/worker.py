@@ -17,11 +17,12 @@ from django.utils.module_loading import autodiscover_modules
 from ..backend import JobQueueBackend
 from ..dialects import Lane
 from ..interrupts import JobCancelled, WorkerShutdown
-from ..lifecycle import Run, register, sign_off
+from ..lifecycle import Pruner, Run, register, sign_off
 from ..middleware.chain import narrowing, project_layers
 from ..middleware.lifespan import Lifespan
 from ..models import Job
 from .announcer import Announcer
+from .awaited import Awaited
 from .claimer import Claimer, Intake
 from .completer import Completer, human
 from .desk import Desk
@@ -102,7 +103,10 @@ class Worker:
             paces=self.paces,
         )
         self.announcer = Announcer(execution)
-        self.wakeup = Wakeup(self.using, intake.selector, poll=intake.poll, woken=self._woken)
+        self.awaited = Awaited(self.using)
+        self.wakeup = Wakeup(
+            self.using, intake.selector, poll=intake.poll, woken=self._woken, awaited=self.awaited.remember
+        )
         self.follower = Follower(self.using, self._woken)
         self.claimer = Claimer(
             self.desk, intake, self.threads, self.loop, self.completer, self.wakeup, self.follower.look
@@ -111,7 +115,7 @@ class Worker:
         self.maintenance = Maintenance(
             self.using,
             lease=config.lease,
-            retention=config.retention,
+            pruner=Pruner(self.using, config.retentions, backend.archive),
             reaped=self._reaped,
             look_at_memory=self._look_at_memory,
         )
@@ -286,6 +290,8 @@ class Worker:
     def _written(self, batch: Sequence[tuple[Run, str | None]]) -> None:
         for run, _ in batch:
             self.desk.let_go(run)
+        if self.awaited.jobs:
+            self.awaited.tell(batch)
         self.announcer.put(batch)
         if any(run.job.followed for run, _ in batch):
             self.follower.look()

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from django_jobqueue.admin import job_page as page_module
 from django_jobqueue.models import Job, Queue
+from django_jobqueue.retention import FOREVER
 
 from .pages import JOBS, job_page, messages_of, text_of
 
@@ -49,6 +50,18 @@ def test_what_it_is(viewer, add_jobs):
         "Duration 30 s",
     ):
         assert part in text
+
+
+def test_how_long_it_is_kept_where_that_is_said(viewer, add_jobs):
+    soon, until = timezone.now() + timedelta(days=2), timezone.now() + timedelta(hours=3)
+    [job, for_ever, usual] = add_jobs(3, status=Status.SUCCESSFUL, finished_at=timezone.now())
+    Job.objects.filter(pk=job.pk).update(prune_at=soon, result_until=until)
+    Job.objects.filter(pk=for_ever.pk).update(prune_at=timezone.now() + timedelta(seconds=FOREVER))
+    text = text_of(viewer.get(job_page(job)))
+    assert "Kept until" in text and "Result until" in text and "for ever" not in text
+    assert "Kept until for ever" in text_of(viewer.get(job_page(for_ever)))
+    text = text_of(viewer.get(job_page(usual)))
+    assert "Kept until" not in text and "Result until" not in text
 
 
 def test_the_attempts_newest_first(viewer, add_jobs, add_attempt, add_worker):

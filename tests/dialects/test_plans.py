@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection, connections
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -17,6 +18,7 @@ from django_jobqueue import chain, enqueue_many, group
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
 from django_jobqueue.dialects.base import Dialect
 from django_jobqueue.lifecycle import (
+    Pruner,
     Retried,
     cancel_batch,
     find_strays,
@@ -34,8 +36,8 @@ from django_jobqueue.lifecycle import (
     upcoming,
 )
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
+from django_jobqueue.lifecycle.deletion import delete
 from django_jobqueue.lifecycle.lease import cancel_requests
-from django_jobqueue.lifecycle.prune import _delete as delete_jobs
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
 from django_jobqueue.middleware.concurrency import take_slot
 from django_jobqueue.middleware.limits import pass_or_snooze
@@ -70,6 +72,10 @@ def fill(number: int, status: str, *, place="NULL", run_after="NULL", finished="
 @pytest.fixture
 def full_table(transactional_db):
     """Emptied afterwards: what a rollback would leave in table and indexes leads the planner astray in other tests."""
+    fill_table()
+
+
+def fill_table() -> None:
     place = "a.n + 10 * b.n + 100 * c.n + 1000 * d.n + 10000 * e.n + 1"
     fill(100_000, "SUCCESSFUL", place=place, finished="CURRENT_TIMESTAMP")
     fill(80_000, "READY", place=place)
@@ -167,6 +173,48 @@ def test_g14_those_who_wait_are_found_by_an_index(full_table, explained, monkeyp
 
 
 @pytest.fixture
+def old_jobs(transactional_db):
+    """In front of a full table: of each status, and some that say how long they or their results are kept."""
+    long_ago = timezone.now() - timedelta(days=30)
+    kinds = [
+        {"status": "SUCCESSFUL"},
+        {"status": "FAILED"},
+        {"status": "CANCELLED"},
+        {"status": "SUCCESSFUL", "prune_at": long_ago},
+        {"status": "SUCCESSFUL", "prune_at": timezone.now() + timedelta(days=30)},
+        {"status": "SUCCESSFUL", "result_until": long_ago, "prune_at": timezone.now() + timedelta(days=30)},
+    ]
+    Job.objects.bulk_create(
+        [
+            Job(
+                task_path=noop.module_path,
+                enqueued_at=long_ago,
+                finished_at=long_ago,
+                place=number,
+                **kinds[number % 6],
+            )
+            for number in range(3000)
+        ],
+        batch_size=500,
+    )
+    fill_table()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {Attempt._meta.db_table} (job_id, number, started_at, finished_at, outcome, message, "
+            "exception_class_path, traceback) SELECT id, 1, enqueued_at, enqueued_at, 'succeeded', '', '', '' "
+            f"FROM {Job._meta.db_table}"
+        )
+    Limit.objects.bulk_create(Limit(key=f"rate {number}", used_at=timezone.now()) for number in range(5000))
+    analyse()
+
+
+def test_g14_every_statement_of_a_prune_finds_its_index(old_jobs, explained):
+    pruner = Pruner("default", {"SUCCESSFUL": 7 * 86_400.0, "FAILED": 86_400.0, "CANCELLED": None})
+    assert sum(pruner.turn(batches=2) for _ in range(3)) == 1500
+    assert explained == []
+
+
+@pytest.fixture
 def many_limits(full_table):
     """Of many tenants; those of one have been in use for a while, and some have not been used for days."""
     now = timezone.now()
@@ -244,7 +292,7 @@ def test_g14_every_statement_of_a_unique_key_finds_its_index(many_keys, explaine
     assert retry_all(failed) == Retried(retried=19, held=1)
     assert unique._locked([f"{number:040}" for number in range(1, 600)], "default")
     finished = list(Job.objects.order_by("pk").values_list("pk", flat=True)[:100])
-    assert delete_jobs(finished, "default") == 100
+    assert delete(finished, Q(), "default") == 100
     assert explained == []
 
 

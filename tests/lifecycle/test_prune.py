@@ -4,12 +4,15 @@ from datetime import timedelta
 from importlib import import_module
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from model_bakery import baker
 
-from django_jobqueue.lifecycle import prune
+from django_jobqueue.exceptions import ArchiveFailed
+from django_jobqueue.lifecycle import Pruner, prune, retry
 from django_jobqueue.models import Attempt, Job, Worker
 
+from ..models import Effect
 from .steps import worker
 
 pytestmark = pytest.mark.django_db
@@ -84,8 +87,9 @@ def test_the_scan_stops_where_jobs_are_too_young(small_batches, django_assert_ma
     job(enqueued=9, finished=8)
     for _ in range(100):
         job(enqueued=1, finished=0)
-    # One look at the first batch, one deletion in a transaction, the workers: not eleven batches.
-    with django_assert_max_num_queries(10):
+    # What is due by itself, one look at the first batch, one deletion in a transaction, results, workers, limits: not
+    # eleven batches.
+    with django_assert_max_num_queries(13):
         assert prune(7 * DAY) == 1
 
 
@@ -102,17 +106,30 @@ def test_a_job_that_is_retried_meanwhile_stays(monkeypatch):
     doomed, saved = job(enqueued=9, finished=8), job("FAILED", enqueued=9, finished=8, attempts=1)
     delete = module._delete
 
-    def retried_first(ids, using):
-        from django_jobqueue.lifecycle import retry
-
+    def retried_first(*args):
         retry([saved.pk])
-        return delete(ids, using)
+        return delete(*args)
 
     monkeypatch.setattr(module, "_delete", retried_first)
     assert prune(7 * DAY) == 1
     assert not Job.objects.filter(pk=doomed.pk).exists()
     assert Job.objects.get(pk=saved.pk).status == Job.Status.READY
     assert Attempt.objects.filter(job_id=saved.pk).exists()
+
+
+def test_a_job_that_is_retried_meanwhile_and_ends_again_stays_too(monkeypatch):
+    saved, kept = (job("FAILED", enqueued=9, finished=8, attempts=1) for _ in range(2))
+    Job.objects.filter(pk=kept.pk).update(prune_at=days_ago(1))
+    module = import_module("django_jobqueue.lifecycle.prune")
+    delete = module._delete
+
+    def ended_anew_first(*args):
+        Job.objects.filter(pk=saved.pk).update(status="SUCCESSFUL", finished_at=timezone.now())
+        Job.objects.filter(pk=kept.pk).update(prune_at=timezone.now() + timedelta(days=1))
+        return delete(*args)
+
+    monkeypatch.setattr(module, "_delete", ended_anew_first)
+    assert prune(7 * DAY) == 0
 
 
 def test_workers_that_ended_before_then_are_forgotten():
@@ -131,3 +148,66 @@ def test_a_worker_whose_job_still_waits_for_the_reaper_is_kept():
     Job.objects.filter(pk=running.pk).update(worker=lost)
     prune(7 * DAY)
     assert Worker.objects.filter(pk=lost.pk).exists()
+
+
+# -- the archive ----------------------------------------------------------------------------------
+
+
+def test_an_archive_sees_each_batch_with_its_attempts_before_it_is_deleted(monkeypatch, django_assert_num_queries):
+    monkeypatch.setattr(import_module("django_jobqueue.lifecycle.prune"), "ARCHIVE_BATCH", 2)
+    old = [job(enqueued=9, finished=8, attempts=2) for _ in range(5)]
+    batches = []
+
+    def archive(jobs):
+        assert connection.in_atomic_block
+        with django_assert_num_queries(0):
+            batches.append([(each.pk, len(each.attempt_set.all())) for each in jobs])
+        assert Job.objects.filter(pk__in=[each.pk for each in jobs]).count() == len(jobs)
+
+    assert prune(7 * DAY, archive=archive) == 5
+    assert batches == [[(each.pk, 2) for each in old[start : start + 2]] for start in (0, 2, 4)]
+
+
+def test_what_an_archive_does_not_take_stays_and_what_it_wrote_is_undone():
+    job(enqueued=9, finished=8)
+
+    def archive(jobs):
+        Effect.objects.create(name="half")
+        raise OSError("no space left")
+
+    with pytest.raises(ArchiveFailed, match="did not take 1 jobs: OSError: no space left"):
+        prune(7 * DAY, archive=archive)
+    assert Job.objects.count() == 1 and not Effect.objects.exists()
+
+
+def test_what_an_archive_does_not_take_is_offered_again_once_in_each_turn_and_keeps_nothing_else_from_its_end():
+    refused, taken, offers = job(enqueued=9, finished=8), job(enqueued=9, finished=8), []
+    Job.objects.filter(pk=taken.pk).update(prune_at=days_ago(1))
+
+    def archive(jobs):
+        offers.append([each.pk for each in jobs])
+        if refused in jobs:
+            raise ValueError("not this one")
+
+    pruner = Pruner("default", 7 * DAY, archive)
+    assert pruner.turn() == 1 and "not this one" in str(pruner.refusal)
+    assert pruner.turn() == 0 and pruner.refusal is not None
+    assert offers == [[taken.pk], [refused.pk], [refused.pk]]
+    refused, there = None, refused
+    assert pruner.turn() == 1 and pruner.refusal is None
+    assert not Job.objects.filter(pk=there.pk).exists()
+
+
+def test_a_job_that_is_retried_meanwhile_is_not_archived(monkeypatch):
+    saved = job("FAILED", enqueued=9, finished=8)
+    pruner = Pruner("default", 7 * DAY, lambda jobs: pytest.fail("archived"))
+    (walk, _) = pruner.walks
+    look = walk.look
+
+    def retried_then(*args):
+        step = look(*args)
+        retry([saved.pk])
+        return step
+
+    walk.look = retried_then
+    assert pruner.turn() == 0 and Job.objects.get(pk=saved.pk).status == "READY"

@@ -184,10 +184,39 @@ def test_prune_goes_by_the_retention_or_by_what_is_said():
     assert not Job.objects.filter(pk=young.pk).exists()
 
 
+def test_a_dry_run_deletes_nothing():
+    old, due = finished_ago(days=8), finished_ago(minutes=1)
+    Job.objects.filter(pk=due.pk).update(prune_at=due.enqueued_at)
+    assert tell("prune", "--dry-run") == {"would_delete": 2}
+    assert say("prune", "--dry-run", "--older-than", "9d") == "1 job would be deleted that finished more than 9 d ago."
+    assert {old.pk, due.pk} == set(Job.objects.values_list("pk", flat=True))
+
+
+def test_prune_leaves_jobs_alone_that_are_kept_for_longer():
+    kept, due = finished_ago(days=8), finished_ago(minutes=1)
+    Job.objects.filter(pk=kept.pk).update(prune_at=timezone.now() + timedelta(hours=1))
+    Job.objects.filter(pk=due.pk).update(prune_at=timezone.now() - timedelta(hours=1))
+    assert tell("prune", "--older-than", "1d", "--dry-run") == {"would_delete": 1}
+    assert tell("prune", "--older-than", "1d") == {"deleted": 1}
+    assert Job.objects.get() == kept
+
+
+def refuses(jobs):
+    raise OSError("no space left")
+
+
+def test_jobs_that_the_archive_does_not_take_stay_and_the_command_fails(settings):
+    options = {"ARCHIVE": f"{__name__}.refuses"}
+    settings.TASKS = {"default": {"BACKEND": "django_jobqueue.backend.JobQueueBackend", "OPTIONS": options}}
+    finished_ago(days=8)
+    assert "OSError: no space left. They are not deleted." in refused("prune")
+    assert Job.objects.count() == 1
+
+
 def test_prune_without_a_retention_must_be_told(settings):
     settings.TASKS = {"default": {"BACKEND": "django_jobqueue.backend.JobQueueBackend", "OPTIONS": {"RETENTION": None}}}
     finished_ago(days=800)
-    assert "--older-than" in refused("prune")
+    assert "--older-than" in say("prune") and Job.objects.count() == 1
     assert tell("prune", "--older-than", "1w") == {"deleted": 1}
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from django.db.models.functions import Now
 
 from django_jobqueue import Skip, task
 from django_jobqueue.compat import InvalidTask
+from django_jobqueue.lifecycle import prune, retry
+from django_jobqueue.models import Job
 
 from ..lifecycle.steps import enqueue, fresh, outcomes
 from ..worker.workers import drain
@@ -119,6 +124,50 @@ def test_the_result_of_a_skip_counts_too():
     assert end(skips_without).status == "CANCELLED"
 
 
+def seconds_left(job):
+    return (job.result_until - job.finished_at).total_seconds()
+
+
+@both
+def test_a_result_may_be_kept_for_a_while_only(made):
+    job = end(made.using(result_ttl=60), 3)
+    assert job.result == "xxx" and seconds_left(job) == pytest.approx(60, abs=1)
+    assert seconds_left(end(made.using(result_ttl=timedelta(hours=1)), 3)) == pytest.approx(3600, abs=1)
+    assert end(made, 3).result_until is None
+
+
+def test_where_nobody_says_the_projects_default_counts(settings):
+    settings.JOBQUEUE_DEFAULTS = {"result_ttl": timedelta(minutes=5)}
+    assert seconds_left(end(text, 3)) == pytest.approx(300, abs=1)
+    assert end(text.using(result_ttl=None), 3).result_until is None
+    assert seconds_left(end(skips, 3)) == pytest.approx(300, abs=1)
+
+
+def test_what_leaves_no_result_leaves_no_time_for_it():
+    assert end(text.using(result_ttl=60, store_result=False), 3).result_until is None
+    assert end(text.using(result_ttl=60, result_max_size=2), 3).result_until is None
+    assert end(skips_without.using(result_ttl=60)).result_until is None
+
+
+def test_an_expired_result_is_not_shown_and_then_deleted_while_its_job_stays():
+    job = end(text.using(result_ttl=60), 3)
+    assert text.get_result(str(job.pk)).return_value == "xxx"
+    Job.objects.filter(pk=job.pk).update(result_until=Now())
+    assert text.get_result(str(job.pk)).return_value is None
+    assert fresh(job).result == "xxx", "it is there still"
+    other = end(text.using(result_ttl=60), 3)
+    prune(7 * 86_400)
+    assert (fresh(job).result, fresh(job).result_until) == (None, None)
+    assert fresh(other).result == "xxx"
+
+
+def test_a_retried_job_has_a_result_of_its_own():
+    job = end(text.using(result_ttl=60), 3)
+    Job.objects.filter(pk=job.pk).update(status="FAILED")
+    retry([job.pk])
+    assert fresh(job).result_until is None
+
+
 def test_one_that_cannot_be_stored_at_all_fails_as_ever():
     job = end(unstorable)
     assert job.status == "FAILED" and outcomes(job) == ["failed"]
@@ -127,7 +176,12 @@ def test_one_that_cannot_be_stored_at_all_fails_as_ever():
 
 @pytest.mark.parametrize(
     "given",
-    [*({"result_max_size": value} for value in (0, True, 1.5)), {"store_result": 1}, {"result_overflow": "explode"}],
+    [
+        *({"result_max_size": value} for value in (0, True, 1.5)),
+        *({"result_ttl": value} for value in (0, -1, True, "1 h", float("nan"), timedelta(0))),
+        {"store_result": 1},
+        {"result_overflow": "explode"},
+    ],
     ids=str,
 )
 def test_values_that_cannot_be_are_refused(given):

@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import BigIntegerField, QuerySet
 
 from django_jobqueue import stats
+from django_jobqueue.exceptions import ArchiveFailed
 from django_jobqueue.lifecycle import (
     cancel,
     pause,
@@ -85,12 +86,14 @@ class Command(BaseCommand):
             "--older-than",
             type=duration,
             metavar="TIME",
-            help="Finished for longer than this: 90s, 15m, 12h, 7d, 2w. Default: OPTIONS['RETENTION'].",
+            help="Finished for longer than this: 90s, 15m, 12h, 7d, 2w. Default: OPTIONS['RETENTION']. Jobs of tasks "
+            "that say how long they are kept go by that alone.",
         )
+        add("--dry-run", action="store_true", help="Only say how many it would be.")
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         backend = find_backend(None, options["database"])
-        self.using, self.retention = backend.config.database, backend.config.retention
+        self.using, self.backend = backend.config.database, backend
         self.missing: list[int] = []
         answer: Callable[..., Answer] = getattr(self, f"do_{verb}")
         data, text = answer(options)
@@ -154,11 +157,17 @@ class Command(BaseCommand):
             raise CommandError(f"{schedule} cannot be enqueued: {error}") from error
 
     def do_prune(self, options: dict[str, Any]) -> Answer:
-        age = self.retention if options["older_than"] is None else options["older_than"]
-        if age is None:
-            raise CommandError("OPTIONS['RETENTION'] is None, so jobs are kept for ever; say --older-than TIME.")
-        number = prune(age, self.using)
-        return {"deleted": number}, f"{jobs(number)} deleted that finished more than {human(age)} ago."
+        said, dry = options["older_than"], options["dry_run"]
+        age = self.backend.config.retentions if said is None else said
+        try:
+            number = prune(age, self.using, archive=self.backend.archive, dry_run=dry)
+        except ArchiveFailed as error:
+            raise CommandError(f"{error} They are not deleted.") from error
+        done = f"{jobs(number)} {'would be deleted' if dry else 'deleted'}"
+        why = "past their retention" if said is None else f"that finished more than {human(said)} ago"
+        for_ever = said is None and None in self.backend.config.retentions.values()
+        hint = " OPTIONS['RETENTION'] keeps jobs for ever; to delete them, say --older-than TIME." if for_ever else ""
+        return {"would_delete" if dry else "deleted": number}, f"{done} {why}.{hint}"
 
     # -- which jobs ------------------------------------------------------------------------------
 
