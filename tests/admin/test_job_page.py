@@ -45,7 +45,8 @@ def test_what_it_is(viewer, add_jobs):
         "Priority 7",
         'Arguments [42, "ünï"]',
         '{"copy": true}',
-        '{"timeout": 30, "unique": "r<42>"}',
+        '"timeout": 30',
+        '"unique": "r<42>"',
         '{"sent": 3}',
         "Duration 30 s",
     ):

@@ -104,13 +104,13 @@ def test_the_work_of_one_prune_can_be_bounded(small_batches):
 def test_a_job_that_is_retried_meanwhile_stays(monkeypatch):
     module = import_module("django_jobqueue.lifecycle.prune")
     doomed, saved = job(enqueued=9, finished=8), job("FAILED", enqueued=9, finished=8, attempts=1)
-    delete = module._delete
+    delete = module.delete
 
     def retried_first(*args):
         retry([saved.pk])
         return delete(*args)
 
-    monkeypatch.setattr(module, "_delete", retried_first)
+    monkeypatch.setattr(module, "delete", retried_first)
     assert prune(7 * DAY) == 1
     assert not Job.objects.filter(pk=doomed.pk).exists()
     assert Job.objects.get(pk=saved.pk).status == Job.Status.READY
@@ -121,14 +121,14 @@ def test_a_job_that_is_retried_meanwhile_and_ends_again_stays_too(monkeypatch):
     saved, kept = (job("FAILED", enqueued=9, finished=8, attempts=1) for _ in range(2))
     Job.objects.filter(pk=kept.pk).update(prune_at=days_ago(1))
     module = import_module("django_jobqueue.lifecycle.prune")
-    delete = module._delete
+    delete = module.delete
 
     def ended_anew_first(*args):
         Job.objects.filter(pk=saved.pk).update(status="SUCCESSFUL", finished_at=timezone.now())
         Job.objects.filter(pk=kept.pk).update(prune_at=timezone.now() + timedelta(days=1))
         return delete(*args)
 
-    monkeypatch.setattr(module, "_delete", ended_anew_first)
+    monkeypatch.setattr(module, "delete", ended_anew_first)
     assert prune(7 * DAY) == 0
 
 

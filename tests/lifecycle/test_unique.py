@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from datetime import timedelta
 
@@ -14,7 +13,7 @@ from django.utils import timezone
 from django_jobqueue import chain, enqueue_many
 from django_jobqueue.compat import InvalidTask, TaskResultStatus, task_enqueued
 from django_jobqueue.dialects import get_dialect
-from django_jobqueue.lifecycle import Retried, cancel, follow_up, prune, retry, retry_all, unique
+from django_jobqueue.lifecycle import Retried, cancel, deletion, follow_up, prune, retry, retry_all, unique
 from django_jobqueue.models import Job, UniqueKey
 
 from ..tasks import add, echo, fail_thrice, noop
@@ -577,13 +576,12 @@ def test_a_job_that_was_retried_in_the_meantime_keeps_its_key(monkeypatch):
     first, other = once.enqueue(1, 2), once.enqueue(3, 4)
     make_old(first.id, other.id)
     Job.objects.filter(pk=first.id).update(status="FAILED")
-    module = sys.modules[prune.__module__]
-    look = module._locked_keys
+    look = deletion._locked_keys
 
     def retry_and_look(ids, using):
         retry([int(first.id)])
         return look(ids, using)
 
-    monkeypatch.setattr(module, "_locked_keys", retry_and_look)
+    monkeypatch.setattr(deletion, "_locked_keys", retry_and_look)
     assert prune(3600) == 1 and once.enqueue(1, 2).id == first.id
     assert UniqueKey.objects.count() == 1
