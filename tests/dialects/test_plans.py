@@ -79,6 +79,13 @@ def fill_table() -> None:
     fill(100_000, "SUCCESSFUL", place=place, finished="CURRENT_TIMESTAMP")
     fill(80_000, "READY", place=place)
     fill(20_000, "READY", run_after="'2038-01-01 00:00:00'")
+    listed = "1" if connection.vendor == "mysql" else "TRUE"
+    with connection.cursor() as cursor:  # what was waited for once
+        cursor.execute(
+            f"INSERT INTO {Dependency._meta.db_table} (on_id, job_id, rule, listed, status) "
+            f"SELECT id - 1, id, 'cancel', {listed}, 'SUCCESSFUL' FROM {Job._meta.db_table} "
+            "WHERE status = 'SUCCESSFUL' ORDER BY id LIMIT 20000"
+        )
     analyse()
 
 
@@ -111,7 +118,7 @@ def explained(monkeypatch):
     monkeypatch.setattr(type(get_dialect("default")), "_rows", beside_django)
     with connection.execute_wrapper(through_django):
         yield found
-    assert len(seen) > 10
+    assert len(seen) > 5
 
 
 def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
@@ -145,15 +152,9 @@ def test_g14_those_who_wait_are_found_by_an_index(full_table, explained, monkeyp
         "django_jobqueue.lifecycle.follow.CHUNK", 20
     )  # as a part of the table what 500 are of a big one
     first = noop.enqueue()
-    waiting = "SELECT id FROM {job} WHERE status = 'READY' AND place IS NOT NULL ORDER BY id LIMIT 20000"
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {Dependency._meta.db_table} (on_id, job_id, rule, listed) "
-            f"SELECT id - 1, id, 'cancel', {'TRUE' if connection.vendor != 'mysql' else '1'} "
-            f"FROM ({waiting.format(job=Job._meta.db_table)}) AS picked"
-        )
     others = Dependency.objects.order_by("job_id").values_list("job_id", flat=True)[:500]
     Job.objects.filter(pk__in=list(others)).update(status="WAITING", place=None, waiting_for=1)
+    Dependency.objects.filter(job__in=list(others)).update(status=None)
     Batch.objects.bulk_create([Batch(created_at=timezone.now()) for _ in range(5000)])
     enqueued = chain(noop.si(), group(noop.si(), noop.si()), noop.si()).enqueue()
     for result in enqueued[:2]:
