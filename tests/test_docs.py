@@ -510,7 +510,7 @@ def test_the_middleware_in_the_readme_does_what_it_says(written, queue_db, setti
 
 
 def test_the_numbers_that_are_worth_an_alarm_are_there(queue_db):
-    lifecycle.pause("mail")
+    lifecycle.pauses("mail")
     numbers = json.loads(json.dumps(asdict(stats.overview()), default=str))
     paths = re.findall(r"\| `((?:queues\[\]|workers|totals)\.[\w.]+)`", page("howto/monitoring.md"))
     assert len(paths) == 5

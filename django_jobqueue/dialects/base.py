@@ -19,9 +19,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
-from ..models import Attempt, Job, Queue
+from ..models import Attempt, Job, Pause, Queue
 from ..models.fields import NextPlace
-from .records import ANY, Ending, Filter, Lane, Release, Success
+from .records import ANY, Ending, Filter, Lane, Peek, Release, Success
 
 T = TypeVar("T")
 Row = Sequence[Any]
@@ -29,6 +29,7 @@ Row = Sequence[Any]
 JOB = Job._meta.db_table
 ATTEMPT = Attempt._meta.db_table
 QUEUE = Queue._meta.db_table
+PAUSE = Pause._meta.db_table
 #: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
 CLAIMED = (
     "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
@@ -51,7 +52,8 @@ FINISH_JOB = (
 # finished lies in front.
 PEEK = f"""
 SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority, place LIMIT 1),
-    (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1)
+    (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1),
+    (SELECT 1 FROM {PAUSE} WHERE kind = 'task' AND resumed_at IS NULL LIMIT 1)
 """
 SUCCEED_JOB = (
     f"UPDATE {JOB} SET status='SUCCESSFUL', started_at=%s, finished_at=%s, result=%s, worker_id=NULL, token=NULL "
@@ -159,10 +161,10 @@ class Dialect:
 
     # -- claim -----------------------------------------------------------------------------------
 
-    def peek(self) -> tuple[bool, float | None]:
-        """Is any job in line, and in how many seconds is the next scheduled one due? All that an idle worker asks."""
-        ((in_line, due_in),) = self._rows(PEEK.format(seconds=self.seconds_until.format("run_after")))
-        return bool(in_line), None if due_in is None else float(due_in)
+    def peek(self) -> Peek:
+        """All that an idle worker asks."""
+        ((in_line, due_in, paused),) = self._rows(PEEK.format(seconds=self.seconds_until.format("run_after")))
+        return Peek(bool(in_line), None if due_in is None else float(due_in), bool(paused))
 
     def lanes(self) -> list[Lane]:
         """The lanes that have jobs in line, found by leaping from one to the next in the index."""
@@ -173,6 +175,12 @@ class Dialect:
             found.append(Lane(*lane))
             here = in_line.filter(Q(queue_name=lane[0], priority__gt=lane[1]) | Q(queue_name__gt=lane[0]))
         return found
+
+    def next_place(self) -> int:
+        """A place in line that is behind all that were drawn before."""
+        sql, params = Job.objects.using(self.using).query.get_compiler(self.using).compile(NextPlace())
+        ((place,),) = self._rows(f"SELECT {sql}", params)
+        return int(place)
 
     def claim(
         self,

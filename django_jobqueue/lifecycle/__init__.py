@@ -11,10 +11,11 @@ enqueue ──▶ READY, scheduled ──promote──▶ READY, in line ──c
 """
 
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
-from .control import Cancelled, cancel, pause, resume, retry, run_now
+from .control import Cancelled, cancel, move, reprioritise, reschedule, retry, run_now
 from .enqueue import enqueue
 from .finish import Run, finish
 from .lease import give_up, register, renew, sign_off
+from .pauses import pause, paused_tasks, resume, return_held
 from .progress import Progress, report
 from .prune import prune
 from .reap import reap
@@ -31,8 +32,10 @@ __all__ = [
     "give_up",
     "in_order",
     "lanes_in_order",
+    "move",
     "next_due",
     "pause",
+    "paused_tasks",
     "peek",
     "promote",
     "prune",
@@ -41,8 +44,11 @@ __all__ = [
     "release",
     "renew",
     "report",
+    "reprioritise",
+    "reschedule",
     "resume",
     "retry",
+    "return_held",
     "run_now",
     "sign_off",
 ]

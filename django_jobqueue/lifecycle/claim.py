@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from ..dialects import ANY, Filter, Lane, Release, get_dialect
+from ..dialects import ANY, Filter, Lane, Peek, Release, get_dialect
 from ..models import Attempt, Job, Queue
 from . import notify
 
@@ -158,9 +158,14 @@ def held_by(worker_id: int, using: str) -> list[Job]:
     return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "token"))
 
 
-def peek(using: str) -> tuple[bool, float | None]:
-    """Is any job in line, and in how many seconds is the next scheduled one due? A plain read, and a cheap one."""
+def peek(using: str) -> Peek:
+    """Is any job in line, in how many seconds is the next scheduled one due, is a task paused? A cheap read."""
     return get_dialect(using).peek()
+
+
+def next_place(using: str) -> int:
+    """A place that is behind all that were drawn before."""
+    return get_dialect(using).next_place()
 
 
 def promote(using: str) -> int:

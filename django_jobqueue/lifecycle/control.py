@@ -1,22 +1,26 @@
-"""Control: what people do to jobs and queues: retry, cancel, run now, pause, resume."""
+"""Control: what people do to jobs: retry, cancel, run now, move, change the priority or the time.
+
+Each verb takes jobs by their numbers or as a queryset, however many those are: it works in batches, each a transaction
+of its own, and leaves alone what it cannot be done to. ``limit`` ends it after so many jobs; ``progress`` is called
+after each batch with how many jobs were changed so far.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from datetime import datetime
 
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import QuerySet
 
-from ..models import Job, Queue
-from ..models.fields import NextPlace
+from ..dialects import get_dialect
+from ..models import Job
 from . import notify
+from .batches import Jobs, batches
+from .changes import CANCEL, RETRY, RUN_NOW, Change, to_priority, to_queue, to_time
 
-CHUNK = 1000
-
-_RETRYABLE = (Job.Status.FAILED, Job.Status.CANCELLED)
-_CANCELLABLE = (Job.Status.WAITING, Job.Status.READY)
+Report = Callable[[int], None]
+Steps = Callable[[list[int]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,79 +34,131 @@ class Cancelled:
         return Cancelled(self.cancelled + other.cancelled, self.requested + other.requested)
 
 
-def retry(ids: Iterable[int], using: str = "default") -> int:
+def retry(jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None) -> int:
     """Put failed and cancelled jobs back in line with a full set of attempts; how many. Others are left alone.
 
     The attempts so far stay on record.
     """
-    retried = sum(
-        Job.objects.using(using)
-        .filter(pk__in=chunk, status__in=_RETRYABLE)
-        .update(
-            status=Job.Status.READY,
-            place=NextPlace(),
-            run_after=Now(),  # it has waited in line from now on, not since it was enqueued
-            finished_at=None,
-            cancel_requested_at=None,
-            result=None,
-            progress=None,
-            tries=0,
-            losses=0,
-        )
-        for chunk in _chunks(ids)
-    )
-    if retried:
-        notify.look(using)
-    return retried
+    return sum(apply(RETRY, jobs, using, limit=limit, progress=_total(progress)))
 
 
-def cancel(ids: Iterable[int], using: str = "default") -> Cancelled:
+def cancel(
+    jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+) -> Cancelled:
     """Cancel jobs: those that have not started at once; running ones are asked to stop. Finished ones are left alone.
 
     A running job that was asked ends CANCELLED unless it succeeds or fails for good first; it is never retried.
     """
-    done = Cancelled()
-    for chunk in _chunks(ids):
-        jobs = Job.objects.using(using).filter(pk__in=chunk)
-        # In this order: a job that is claimed in between is asked, one that comes back in between is missed by neither.
-        cancelled = jobs.filter(status__in=_CANCELLABLE).update(status=Job.Status.CANCELLED, finished_at=Now())
-        asked = jobs.filter(status=Job.Status.RUNNING, cancel_requested_at__isnull=True)
-        requested = asked.update(cancel_requested_at=Now())
-        back = jobs.filter(Q(status__in=_CANCELLABLE)).update(status=Job.Status.CANCELLED, finished_at=Now())
-        done += Cancelled(cancelled + back, requested)
+    cancelled, requested, back = apply(CANCEL, jobs, using, limit=limit, progress=_total(progress))
+    return Cancelled(cancelled + back, requested)
+
+
+def run_now(jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None) -> int:
+    """Put scheduled jobs in line at once; how many."""
+    return sum(apply(RUN_NOW, jobs, using, limit=limit, progress=_total(progress)))
+
+
+def move(
+    jobs: Jobs,
+    queue_name: str,
+    using: str = "default",
+    *,
+    limit: int | None = None,
+    progress: Report | None = None,
+) -> int:
+    """Move jobs that have not started to another queue, each with its place in line; how many were not there yet."""
+    return sum(apply(to_queue(queue_name), jobs, using, limit=limit, progress=_total(progress)))
+
+
+def reprioritise(
+    jobs: Jobs, priority: int, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+) -> int:
+    """Give jobs that have not started another priority, each with its place in line; how many had not had it."""
+    return sum(apply(to_priority(priority), jobs, using, limit=limit, progress=_total(progress)))
+
+
+def reschedule(
+    jobs: Jobs,
+    run_after: datetime | None = None,
+    using: str = "default",
+    *,
+    limit: int | None = None,
+    progress: Report | None = None,
+) -> int:
+    """Let ready jobs start at that time and no sooner; how many. None or a time that is past: scheduled ones now."""
+    return sum(apply(to_time(run_after), jobs, using, limit=limit, progress=_total(progress)))
+
+
+# -- any of them ----------------------------------------------------------------------------------
+
+
+def apply(
+    change: Change,
+    jobs: Jobs,
+    using: str = "default",
+    *,
+    kinds: Sequence[str] | None = None,
+    limit: int | None = None,
+    progress: Steps | None = None,
+) -> list[int]:
+    """Do it to those of the jobs that it can be done to; to how many, for each step of the change."""
+    done = [0] * len(change.steps)
+    for batch in batches(jobs, using, change.kinds if kinds is None else kinds):
+        some = batch if limit is None else _first(change, batch, limit - sum(done))
+        written = _write(change, some)
+        done = [sum(pair) for pair in zip(done, written, strict=True)]
+        if progress is not None:
+            progress(done)
+        if limit is not None and sum(done) >= limit:
+            break
     return done
 
 
-def run_now(ids: Iterable[int], using: str = "default") -> int:
-    """Put scheduled jobs in line at once; how many."""
-    moved = sum(
-        Job.objects.using(using)
-        .filter(pk__in=chunk, status=Job.Status.READY, place__isnull=True)
-        .update(place=NextPlace(), run_after=Now())
-        for chunk in _chunks(ids)
-    )
-    if moved:
-        notify.look(using)
-    return moved
+def _total(progress: Report | None) -> Steps | None:
+    return None if progress is None else lambda done: progress(sum(done))
 
 
-def pause(queue_name: str, using: str = "default") -> bool:
-    """Let no worker claim from the queue any more; running jobs go on. False if it was paused already."""
-    Queue.objects.using(using).get_or_create(name=queue_name)
-    open_queue = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=True)
-    return bool(open_queue.update(paused_at=Now()))
+def _first(change: Change, batch: QuerySet[Job], number: int) -> QuerySet[Job]:
+    return batch.filter(pk__in=list(change.of(batch).order_by("pk").values_list("pk", flat=True)[:number]))
 
 
-def resume(queue_name: str, using: str = "default") -> bool:
-    """Open a paused queue again. False if it was open."""
-    paused = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=False)
-    resumed = bool(paused.update(paused_at=None))
-    if resumed:
-        notify.look(using)
-    return resumed
+def _write(change: Change, batch: QuerySet[Job]) -> list[int]:
+    """One transaction: who interrupts it has either all of the batch or none."""
+    written = get_dialect(batch.db).transact(lambda: change.write(batch))
+    if change.wakes and any(written):
+        notify.look(batch.db)
+    return written
 
 
-def _chunks(ids: Iterable[int]) -> Iterator[list[int]]:
-    ids = iter(ids)
-    while chunk := list(islice(ids, CHUNK)):
-        yield chunk
+def count(
+    change: Change,
+    jobs: Jobs,
+    using: str = "default",
+    *,
+    kinds: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> int:
+    """To how many jobs it would be done now. Reads what ``apply`` would, and writes nothing."""
+    number = 0
+    for batch in batches(jobs, using, change.kinds if kinds is None else kinds):
+        number += change.of(batch).count()
+        if limit is not None and number >= limit:
+            return limit
+    return number
+
+
+def examples(
+    change: Change,
+    jobs: Jobs,
+    using: str = "default",
+    *,
+    kinds: Sequence[str] | None = None,
+    limit: int,
+) -> list[Job]:
+    """The first of those that it would be done to."""
+    found: list[Job] = []
+    for batch in batches(jobs, using, change.kinds if kinds is None else kinds):
+        found += change.of(batch).order_by("pk")[: limit - len(found)]
+        if len(found) >= limit:
+            break
+    return found

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from hashlib import sha1
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+
+#: A key that is longer is cut, and made unique by a hash.
+KEY_LENGTH = 200
+
+
+def stored_key(made: str) -> str:
+    """The key as it is stored: what the layers make of a call, and what people name to pause it."""
+    if len(made) <= KEY_LENGTH:
+        return made
+    return f"{made[: KEY_LENGTH - 41]}~{sha1(made.encode(), usedforsecurity=False).hexdigest()}"
 
 
 class Limit(models.Model):

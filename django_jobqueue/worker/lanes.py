@@ -4,6 +4,9 @@ PostgreSQL keeps the index entries of jobs that are gone until a vacuum may remo
 holds the vacuum up. Whoever reads a line from its beginning reads all of them, each time. So between two looks a claim
 begins where the one before has ended, at the floor; a look is rare enough to take little of the time, however long it
 takes. What came back in line below the floor is found by the next look.
+
+Jobs of a paused task stay in line, and a claim reads over them, for no index knows the task. So while a task is paused
+the floors outlast the look, unless to read from the front again takes little of the time as well.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from django.db import DatabaseError, InterfaceError
 from django.db.models import QuerySet
 
 from ..dialects import ANY, Filter, Lane
-from ..lifecycle import QueueSelector, in_order, lanes_in_order, notify, peek, promote
-from ..lifecycle.claim import narrowed, note_queues
+from ..lifecycle import QueueSelector, in_order, lanes_in_order, notify, paused_tasks, peek, promote
+from ..lifecycle.claim import narrowed, next_place, note_queues
 from ..models import Job
 
 logger = logging.getLogger(__name__)
@@ -40,9 +43,12 @@ class Lanes:
         self.narrow: Callable[[QuerySet[Job]], QuerySet[Job]] | None = None
         #: What is to be claimed of the jobs in the lanes.
         self.only: Filter = ANY
+        #: The tasks that are paused.
+        self.paused: tuple[str, ...] = ()
         #: Lanes that may have jobs, the best first.
         self.order: list[Lane] = []
         self._floors: dict[Lane, int] = {}
+        self._passed: dict[Lane, int] = {}  # the floors that outlast a look
         self._told: set[Lane] = set()
         self._lock = threading.Lock()
         self._stale = True  # is it likely that there is something else than what we know?
@@ -54,6 +60,10 @@ class Lanes:
         self._put_off = False  # has a look waited for a claim already?
         self._turn = 0
         self._known_queues: set[str] = set()
+        self._asked_at = NEVER  # what is paused
+        self._end = 0  # a place behind all that was in line then
+        self._front_at = NEVER  # from then on a look may begin at the front again, while something is paused
+        self._barren = False  # was there nothing to claim, in lanes that have jobs?
 
     # -- what others say -------------------------------------------------------------------------
 
@@ -77,26 +87,39 @@ class Lanes:
 
     def refresh(self) -> None:
         """Look again, if it is time to. Not when we are told where to claim: then that comes first."""
-        if self._listen() and not self._put_off:
+        busy = bool(self.order)
+        told = self._listen()
+        if busy and self._has_changed():
+            self.look()
+        elif told and not self._put_off:
             self._stale = self._put_off = True  # once: where jobs come without end, it would be for ever
         elif self.seconds_to_look() <= 0:
             self.look()
+
+    def _has_changed(self) -> bool:
+        """Is something else paused than at the last look? Looks may be long apart: that is asked between them. Not by
+        an idle worker that is told of jobs: it would have been told of a pause too.
+        """
+        if time.monotonic() - self._asked_at < PATIENCE:
+            return False
+        self._asked_at = time.monotonic()
+        return paused_tasks(self.using) != self.paused
 
     def seconds_to_look(self, pause: Callable[[], float] = lambda: 0.0) -> float:
         """In how many seconds to look again. ``pause`` says how long to wait with a look that nobody asked for."""
         now = time.monotonic()
         if self._stale:
             moment = now
-        elif self.order:
+        elif self.order and not self._barren:
             moment = self._looked_at + INTERVAL
         else:
             if self._look_at is None:
-                self._look_at = now + pause()
+                self._look_at = now + (min(pause(), PATIENCE) if self._barren else pause())
             moment = self._look_at
         if self._due_at is not None:
             moment = min(moment, self._due_at)
         earliest = self._not_before
-        if self._stale or not self.order or (self._due_at is not None and self._due_at <= now):
+        if self._stale or self._barren or not self.order or (self._due_at is not None and self._due_at <= now):
             earliest = min(earliest, self._looked_at + PATIENCE)
         return max(moment, earliest) - now
 
@@ -104,28 +127,58 @@ class Lanes:
         """Put in line what is due, and find the lanes that have jobs."""
         began = time.monotonic()
         self._stale = False  # now: what is told meanwhile counts for the next look
-        in_line, due_in = peek(self.using)
+        in_line, due_in, paused = peek(self.using)
+        changed = self._note_pauses(paused_tasks(self.using) if paused else ())
         if due_in is not None and due_in <= 0 and (promoted := promote(self.using)):
             in_line, due_in = True, 0.0  # there may be more
             if promoted > 1:
                 notify.look(self.using)  # other workers may have looked in the same moment, and gone to sleep
         self._turn += 1
-        in_line = in_line and self._narrow()
+        if in_line or changed:  # an idle worker that is told of a lane claims from it without another look
+            in_line = self._narrow() and in_line
         self.order = lanes_in_order(self.selector, self.using, self._turn) if in_line else []
         if in_line:
-            self._floors.clear()  # what has been left behind is taken along now
+            self._lower_floors()
             self._note_queues()
         self._looked_at = now = time.monotonic()
         self._due_at = None if due_in is None else now + due_in
-        self._look_at, self._fresh, self._put_off = None, True, False
+        self._look_at, self._fresh, self._put_off, self._barren = None, True, False, False
         self._not_before = now + SHARE * (now - began)
+
+    def look_from_the_front(self) -> None:
+        """A look after which the first claim passes nothing over."""
+        self._front_at = NEVER
+        self.look()
+
+    def _lower_floors(self) -> None:
+        """What has been left behind is taken along now; while something is paused, as far as that was so lately."""
+        if self.paused:
+            self._end = next_place(self.using)
+            if time.monotonic() < self._front_at:
+                self._floors = dict(self._passed)
+                return
+            self._passed, self._front_at = {}, time.monotonic()
+        self._floors.clear()
+
+    @property
+    def is_narrowed(self) -> bool:
+        """May there be jobs in line that are not to be claimed?"""
+        return self.narrow is not None or bool(self.paused)
+
+    def _note_pauses(self, paused: tuple[str, ...]) -> bool:
+        """True: they are others than before."""
+        if changed := paused != self.paused:
+            self._front_at = NEVER
+        self.paused, self._asked_at = paused, time.monotonic()
+        return changed
 
     def _narrow(self) -> bool:
         """Ask what to claim; False: nothing, for now."""
-        if self.narrow is None:
+        if not self.is_narrowed:
+            self.only = ANY
             return True
         try:
-            only = narrowed(self.narrow, self.using)
+            only = narrowed(self._wanted, self.using)
         except (DatabaseError, InterfaceError):
             raise
         except Exception:
@@ -133,6 +186,10 @@ class Lanes:
             return False
         self.only = ANY if only is None else only
         return only is not None
+
+    def _wanted(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
+        jobs = jobs.exclude(task_path__in=self.paused) if self.paused else jobs
+        return jobs if self.narrow is None else self.narrow(jobs)
 
     def _note_queues(self) -> None:
         if new := {lane.queue_name for lane in self.order} - self._known_queues:
@@ -147,12 +204,29 @@ class Lanes:
 
     def learn(self, jobs: Sequence[Job], wanted: int, took: float) -> None:
         """``took``: how many seconds the claim took that brought these jobs."""
+        self._barren = not jobs and bool(self.paused) and (self._fresh or self._barren)
+        if self.paused:
+            self._pass_over(jobs, len(jobs) < wanted, took)
         for job in jobs:
             lane = Lane(job.queue_name, job.priority)
             if job.place is not None and job.place > self._floors.get(lane, 0):
                 self._floors[lane] = job.place
-        if len(jobs) < wanted and not self._fresh:
+        if len(jobs) < wanted and not self._fresh and not self._barren:
             self._stale = True
         if self._fresh:
             self._not_before += SHARE * took  # it had no floor
         self._fresh = False
+
+    def _pass_over(self, jobs: Sequence[Job], is_all: bool, took: float) -> None:
+        """What the claim has read over need not be read again: in a lane that it took from, what is in front of the
+        first job; in those that had no more, all that was there when we looked.
+        """
+        firsts = {Lane(job.queue_name, job.priority): job.place for job in reversed(jobs) if (job.place or -1) >= 0}
+        reached = [place for place, lane in enumerate(self.order) if lane in firsts]
+        last = len(self.order) if is_all else max(reached, default=0)
+        read = self.order[: last + 1]
+        if any(lane not in self._floors for lane in read):
+            self._front_at += SHARE * took  # for each lane once: then it has a floor
+        for lane in self.order[:last]:
+            self._passed[lane] = self._floors[lane] = max(self._end, self._floors.get(lane, 0))
+        self._passed.update(firsts)

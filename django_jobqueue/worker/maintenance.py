@@ -1,4 +1,4 @@
-"""Maintenance: what any worker does for all of them: reap, prune."""
+"""Maintenance: what any worker does for all of them: reap, return what a pause has held, prune."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
-from ..lifecycle import Run, prune, reap
+from ..lifecycle import Run, prune, reap, return_held
 from ..lifecycle.reap import is_anything_to_reap
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class Maintenance(threading.Thread):
         self.look_at_memory()  # first: a database that is away must not keep it from that
         if is_anything_to_reap(self.using) and (runs := reap(self.using)):
             self.reaped(runs)
+        if returned := return_held(self.using):
+            logger.info("Put %d jobs in line whose keys have been resumed.", returned)
         if self.retention is not None and time.monotonic() - self._pruned_at > PRUNE_INTERVAL:
             pruned = prune(self.retention, self.using, batches=PRUNE_BATCHES)
             self._pruned_at = time.monotonic()
