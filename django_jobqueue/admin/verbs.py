@@ -1,4 +1,4 @@
-"""Retry, cancel, run now: who may, on which jobs, and the sentences that say what happened."""
+"""What can be done to jobs: who may, to which jobs, and the sentences that say what happened."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ class Verb:
     #: The words of the kinds of jobs that it does something to.
     kinds: frozenset[str]
     apply: Callable[[list[int], str], Done]
+    #: Is the job so already?
+    is_done: Callable[[Job], bool] = lambda job: False
 
     def can(self, job: Job) -> bool:
-        return kind_of(job).word in self.kinds and not (self.name == "cancel" and job.is_cancelling)
+        return kind_of(job).word in self.kinds and not self.is_done(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def act(verb: Verb, jobs: Iterable[Job], using: str) -> Report:
         if verb.can(job):
             able.append(job.pk)
         else:
-            left["cancelling" if job.is_cancelling else kind_of(job).word] += 1
+            left[_why_not(verb, job)] += 1
     done = verb.apply(able, using) if able else []
     number = sum(count for _sentence, count in done)
     if number < len(able):
@@ -65,20 +67,28 @@ def act(verb: Verb, jobs: Iterable[Job], using: str) -> Report:
     return Report(number, [str(sentence % {"count": count}) for sentence, count in sentences])
 
 
+def _why_not(verb: Verb, job: Job) -> str:
+    """A word of ``LEFT_ALONE``."""
+    if job.is_cancelling:
+        return "cancelling"
+    word = kind_of(job).word
+    return "already" if word in verb.kinds and verb.is_done(job) else word
+
+
 def _retry(ids: list[int], using: str) -> Done:
-    return _some((RETRIED, control.retry(ids, using=using)))
+    return some((RETRIED, control.retry(ids, using=using)))
 
 
 def _cancel(ids: list[int], using: str) -> Done:
     result = control.cancel(ids, using=using)
-    return _some((CANCELLED, result.cancelled), (ASKED, result.requested))
+    return some((CANCELLED, result.cancelled), (ASKED, result.requested))
 
 
 def _run_now(ids: list[int], using: str) -> Done:
-    return _some((PUT_IN_LINE, control.run_now(ids, using=using)))
+    return some((PUT_IN_LINE, control.run_now(ids, using=using)))
 
 
-def _some(*done: tuple[Any, int]) -> Done:
+def some(*done: tuple[Any, int]) -> Done:
     return [(sentence, count) for sentence, count in done if count]
 
 
@@ -88,6 +98,11 @@ ASKED = ngettext_lazy("%(count)d running job was asked to stop.", "%(count)d run
 PUT_IN_LINE = ngettext_lazy("%(count)d job was put in line.", "%(count)d jobs were put in line.", "count")
 
 LEFT_ALONE = {
+    "already": ngettext_lazy(
+        "%(count)d was left alone because it is so already.",
+        "%(count)d were left alone because they are so already.",
+        "count",
+    ),
     "ready": ngettext_lazy(
         "%(count)d was left alone because it is in line.",
         "%(count)d were left alone because they are in line.",
@@ -143,6 +158,7 @@ CANCEL = Verb(
     "cancel_job",
     frozenset({"ready", "scheduled", "waiting", "running"}),
     _cancel,
+    lambda job: job.is_cancelling,
 )
 RUN_NOW = Verb("run_now", _("Run now"), _("Run selected jobs now"), "retry_job", frozenset({"scheduled"}), _run_now)
 

@@ -15,14 +15,27 @@ from django.utils import timezone
 
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
 from django_jobqueue.dialects.base import Dialect
-from django_jobqueue.lifecycle import reap, register, renew
+from django_jobqueue.lifecycle import (
+    QueueSelector,
+    batches,
+    control,
+    pause,
+    reap,
+    register,
+    renew,
+    resume,
+    return_held,
+)
+from django_jobqueue.lifecycle.changes import CANCEL, RETRY, to_priority, to_queue, to_time
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
 from django_jobqueue.lifecycle.lease import cancel_requests
+from django_jobqueue.lifecycle.pauses import held_back
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
 from django_jobqueue.middleware.concurrency import take_slot
 from django_jobqueue.middleware.limits import pass_or_snooze
 from django_jobqueue.middleware.rate_limit import Rate, draw
-from django_jobqueue.models import Attempt, Job, Limit, Permit
+from django_jobqueue.models import Attempt, Job, Limit, Pause, Permit
+from django_jobqueue.worker.lanes import Lanes
 
 from ..admin.plans import EXPLAIN, TABLES, analyse
 from ..tasks import noop
@@ -140,6 +153,32 @@ def test_g14_every_statement_of_a_limit_finds_its_index(many_limits, explained):
         context = boss.execution.context(job, noop, lambda: None)
         pass_or_snooze(context, many_limits[0], lambda gate: take_slot(gate, 2), "")
         pass_or_snooze(context, many_limits[1], lambda gate: draw(gate, Rate(6000, 3600.0), 5500), "")
+    assert explained == []
+
+
+def test_g14_every_statement_of_control_finds_its_index(full_table, explained, monkeypatch):
+    """And of a pause. Whatever the filter: a statement reads no more than a batch."""
+    monkeypatch.setattr(batches, "BATCH", 300)
+    fill(1000, "FAILED", finished="CURRENT_TIMESTAMP")
+    fill(1000, "WAITING")
+    analyse()
+    mine = Job.objects.filter(task_path=noop.module_path)
+    for change in (RETRY, CANCEL, to_queue("other"), to_priority(3), to_time(timezone.now() + timedelta(days=400))):
+        assert sum(control.apply(change, mine, limit=700)) == 700
+        assert control.count(change, mine, limit=700) >= 300
+        assert control.examples(change, mine, limit=3)
+        assert control.count(change, mine.filter(args=[1]), limit=1) == 0
+    pause(key="tenant-7")
+    Job.objects.filter(pk__in=list(Job.objects.scheduled().values_list("pk", flat=True)[:100])).update(
+        run_after=Pause.objects.get().held_until
+    )
+    resume(key="tenant-7")
+    assert return_held("default") == 0
+    pause(task="tests.tasks.other")
+    lanes = Lanes(QueueSelector(), "default")
+    lanes.look()
+    assert lanes.paused and len(get_dialect("default").claim(lanes.order, 50, WORKER, TOKEN, only=lanes.only)) == 50
+    held_back(QueueSelector(), "default")
     assert explained == []
 
 
