@@ -78,7 +78,7 @@ def ask(
         "queues": known_queues(request),
         "back": request.get_full_path(),
     }
-    request.current_app = model_admin.admin_site.name  # type: ignore[attr-defined]
+    request.current_app = model_admin.admin_site.name
     return TemplateResponse(request, "admin/django_jobqueue/job/ask.html", context)
 
 

@@ -15,7 +15,7 @@ from django.utils.translation import pgettext_lazy
 from ..models import Job
 from . import words
 from .actions import as_action, as_asking_action
-from .base import ReadOnlyAdmin
+from .base import ReadOnlyAdmin, database
 from .changelist import BEFORE_VAR, JobChangeList
 from .filters import QueueFilter, StatusFilter, TaskFilter, WorkerFilter
 from .job_page import JobPage
@@ -93,7 +93,7 @@ class JobAdmin(ReadOnlyAdmin):
     def verb_view(self, request: HttpRequest, job_id: int, name: str) -> HttpResponse:
         """The target of the buttons on a job's page."""
         verb = VERBS[name]
-        return self.with_job(request, job_id, verb.permission, lambda job: self.do(request, verb, [job], job._state.db))
+        return self.with_job(request, job_id, verb.permission, lambda job: self.do(request, verb, [job], database()))
 
     def switch_view(self, request: HttpRequest, job_id: int, name: str) -> HttpResponse:
         """And of the one that pauses or resumes the job's task."""

@@ -119,7 +119,7 @@ class PauseAdmin(ReadOnlyAdmin):
             switch(self, request, "pause", **{form.cleaned_data["kind"]: form.cleaned_data["name"]})
         else:
             for name, errors in form.errors.items():
-                self.message_user(request, f"{form.fields[name].label}: {' '.join(errors)}", messages.ERROR)
+                self.message_user(request, f"{form.fields[name].label}: {' '.join(map(str, errors))}", messages.ERROR)
         return self.back()
 
     def resume_view(self, request: HttpRequest, number: int) -> HttpResponse:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -16,7 +17,7 @@ from ..compat import AnyTask
 from ..dialects import get_dialect
 from ..models import Job, Pause, Queue
 from ..models.limit import stored_key
-from ..models.pause import HOLD, HOLD_LEFT
+from ..models.pause import HOLD, HOLD_LEFT, PauseKind
 from . import notify
 from .changes import RUN_NOW
 from .claim import QueueSelector, in_order
@@ -63,20 +64,21 @@ def resume(
     return resumed
 
 
-def _named(queue_name: str | None, task: str | AnyTask | None, key: str | None) -> tuple[Pause.Kind, str]:
+def _named(queue_name: str | None, task: str | AnyTask | None, key: str | None) -> tuple[PauseKind, str]:
     """Kind and name of what is neither queue nor nothing. Raise ``TypeError`` or ``ValueError`` for anything else."""
-    path = getattr(task, "module_path", task)
+    path: Any = getattr(task, "module_path", task)
     given = [name for name in (queue_name, path, key) if name is not None]
     if len(given) != 1 or not isinstance(given[0], str):
         raise TypeError("Name what to pause or resume: a queue, task= (a task or its path) or key=; one of them.")
-    kind, name = (Pause.Kind.TASK, path) if path is not None else (Pause.Kind.KEY, stored_key(given[0]))
+    kind = PauseKind.KEY if path is None else PauseKind.TASK
+    name: str = stored_key(given[0]) if path is None else path
     if not 1 <= len(name) <= 255:
         raise ValueError(f"The name of a {kind} has 1 to 255 characters, not {len(name)}.")
     return kind, name
 
 
-def _pause(kind: Pause.Kind, name: str, using: str) -> bool:
-    pauses, key = Pause.objects.using(using), kind is Pause.Kind.KEY
+def _pause(kind: PauseKind, name: str, using: str) -> bool:
+    pauses, key = Pause.objects.using(using), kind is PauseKind.KEY
     _, created = pauses.get_or_create(
         kind=kind, name=name, defaults={"paused_at": Now(), "held_until": Now() + HOLD if key else None}
     )
@@ -85,9 +87,9 @@ def _pause(kind: Pause.Kind, name: str, using: str) -> bool:
     return created or bool(ended.update(paused_at=Now(), resumed_at=None))
 
 
-def _resume(kind: Pause.Kind, name: str, using: str) -> bool:
+def _resume(kind: PauseKind, name: str, using: str) -> bool:
     pause = Pause.objects.using(using).in_force().filter(kind=kind, name=name)
-    if kind is Pause.Kind.TASK:
+    if kind is PauseKind.TASK:
         return bool(pause.delete()[0])
     if not pause.update(resumed_at=Now()):
         return False

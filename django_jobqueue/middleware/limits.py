@@ -65,7 +65,7 @@ def pass_or_snooze(context: JobContext, key: str, decide: Callable[[Gate], float
 
     def ask() -> float | datetime | None:
         gate = _gate(key, job, using)
-        wait = hold(gate) if gate.is_paused else None
+        wait: float | datetime | None = hold(gate) if gate.is_paused else None
         if wait is None:
             wait = decide(gate)
         gate.limit.save(using=using)

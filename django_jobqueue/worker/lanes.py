@@ -5,8 +5,9 @@ holds the vacuum up. Whoever reads a line from its beginning reads all of them, 
 begins where the one before has ended, at the floor; a look is rare enough to take little of the time, however long it
 takes. What came back in line below the floor is found by the next look.
 
-Jobs of a paused task stay in line, and a claim reads over them, for no index knows the task. So while a task is paused
-the floors outlast the look, unless to read from the front again takes little of the time as well.
+Jobs of a paused task stay in line, and no index knows the task. So while one is paused a look reads over them, without
+a lock on any, to the first job of each lane that may be claimed: there the next claim begins, and the next look. Only
+now and then a look begins at the front again; that takes little of the time too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from django.db.models import QuerySet
 
 from ..dialects import ANY, Filter, Lane
 from ..lifecycle import QueueSelector, in_order, lanes_in_order, notify, paused_tasks, peek, promote
-from ..lifecycle.claim import narrowed, next_place, note_queues
+from ..lifecycle.claim import first_place, isolated_waiting, narrowed, next_place, note_queues
 from ..models import Job
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Lanes:
         #: Lanes that may have jobs, the best first.
         self.order: list[Lane] = []
         self._floors: dict[Lane, int] = {}
-        self._passed: dict[Lane, int] = {}  # the floors that outlast a look
+        self._passed: dict[Lane, int] = {}  # in front of these all was paused
         self._told: set[Lane] = set()
         self._lock = threading.Lock()
         self._stale = True  # is it likely that there is something else than what we know?
@@ -61,9 +62,7 @@ class Lanes:
         self._turn = 0
         self._known_queues: set[str] = set()
         self._asked_at = NEVER  # what is paused
-        self._end = 0  # a place behind all that was in line then
         self._front_at = NEVER  # from then on a look may begin at the front again, while something is paused
-        self._barren = False  # was there nothing to claim, in lanes that have jobs?
 
     # -- what others say -------------------------------------------------------------------------
 
@@ -110,16 +109,16 @@ class Lanes:
         now = time.monotonic()
         if self._stale:
             moment = now
-        elif self.order and not self._barren:
+        elif self.order:
             moment = self._looked_at + INTERVAL
         else:
             if self._look_at is None:
-                self._look_at = now + (min(pause(), PATIENCE) if self._barren else pause())
+                self._look_at = now + pause()
             moment = self._look_at
         if self._due_at is not None:
             moment = min(moment, self._due_at)
         earliest = self._not_before
-        if self._stale or self._barren or not self.order or (self._due_at is not None and self._due_at <= now):
+        if self._stale or not self.order or (self._due_at is not None and self._due_at <= now):
             earliest = min(earliest, self._looked_at + PATIENCE)
         return max(moment, earliest) - now
 
@@ -138,27 +137,36 @@ class Lanes:
             in_line = self._narrow() and in_line
         self.order = lanes_in_order(self.selector, self.using, self._turn) if in_line else []
         if in_line:
-            self._lower_floors()
+            self._floors.clear()  # what has been left behind is taken along now
             self._note_queues()
+            if self.paused:
+                self._pass_over_paused()
         self._looked_at = now = time.monotonic()
         self._due_at = None if due_in is None else now + due_in
-        self._look_at, self._fresh, self._put_off, self._barren = None, True, False, False
+        self._look_at, self._fresh, self._put_off = None, True, False
         self._not_before = now + SHARE * (now - began)
 
     def look_from_the_front(self) -> None:
-        """A look after which the first claim passes nothing over."""
+        """A look that passes nothing over but what is paused."""
         self._front_at = NEVER
         self.look()
 
-    def _lower_floors(self) -> None:
-        """What has been left behind is taken along now; while something is paused, as far as that was so lately."""
-        if self.paused:
-            self._end = next_place(self.using)
-            if time.monotonic() < self._front_at:
-                self._floors = dict(self._passed)
-                return
-            self._passed, self._front_at = {}, time.monotonic()
-        self._floors.clear()
+    def _pass_over_paused(self) -> None:
+        """Begin at the first job of each lane that may be claimed, and leave out the lanes that have none."""
+        began = time.monotonic()
+        if from_front := began >= self._front_at:
+            self._passed.clear()
+        end = next_place(self.using)  # what comes in line now is behind it
+        lanes, self.order = self.order, []
+        for lane in lanes:
+            first = first_place(lane, self._passed.get(lane, 0), self.paused, self.using)
+            self._passed[lane] = end if first is None else first
+            if first is not None or isolated_waiting([lane], self.using):
+                self.order.append(lane)
+        self._floors.update(self._passed)
+        if from_front:
+            now = time.monotonic()
+            self._front_at = now + SHARE * (now - began)
 
     @property
     def is_narrowed(self) -> bool:
@@ -204,29 +212,12 @@ class Lanes:
 
     def learn(self, jobs: Sequence[Job], wanted: int, took: float) -> None:
         """``took``: how many seconds the claim took that brought these jobs."""
-        self._barren = not jobs and bool(self.paused) and (self._fresh or self._barren)
-        if self.paused:
-            self._pass_over(jobs, len(jobs) < wanted, took)
         for job in jobs:
             lane = Lane(job.queue_name, job.priority)
             if job.place is not None and job.place > self._floors.get(lane, 0):
                 self._floors[lane] = job.place
-        if len(jobs) < wanted and not self._fresh and not self._barren:
+        if len(jobs) < wanted and not self._fresh:
             self._stale = True
         if self._fresh:
             self._not_before += SHARE * took  # it had no floor
         self._fresh = False
-
-    def _pass_over(self, jobs: Sequence[Job], is_all: bool, took: float) -> None:
-        """What the claim has read over need not be read again: in a lane that it took from, what is in front of the
-        first job; in those that had no more, all that was there when we looked.
-        """
-        firsts = {Lane(job.queue_name, job.priority): job.place for job in reversed(jobs) if (job.place or -1) >= 0}
-        reached = [place for place, lane in enumerate(self.order) if lane in firsts]
-        last = len(self.order) if is_all else max(reached, default=0)
-        read = self.order[: last + 1]
-        if any(lane not in self._floors for lane in read):
-            self._front_at += SHARE * took  # for each lane once: then it has a floor
-        for lane in self.order[:last]:
-            self._passed[lane] = self._floors[lane] = max(self._end, self._floors.get(lane, 0))
-        self._passed.update(firsts)

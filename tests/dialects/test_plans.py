@@ -17,7 +17,6 @@ from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get
 from django_jobqueue.dialects.base import Dialect
 from django_jobqueue.lifecycle import (
     QueueSelector,
-    batches,
     control,
     pause,
     reap,
@@ -156,18 +155,16 @@ def test_g14_every_statement_of_a_limit_finds_its_index(many_limits, explained):
     assert explained == []
 
 
-def test_g14_every_statement_of_control_finds_its_index(full_table, explained, monkeypatch):
+def test_g14_every_statement_of_control_finds_its_index(full_table, explained):
     """And of a pause. Whatever the filter: a statement reads no more than a batch."""
-    monkeypatch.setattr(batches, "BATCH", 300)
-    fill(1000, "FAILED", finished="CURRENT_TIMESTAMP")
-    fill(1000, "WAITING")
+    fill(3000, "FAILED", finished="CURRENT_TIMESTAMP")
+    fill(3000, "WAITING")
     analyse()
     mine = Job.objects.filter(task_path=noop.module_path)
     for change in (RETRY, CANCEL, to_queue("other"), to_priority(3), to_time(timezone.now() + timedelta(days=400))):
-        assert sum(control.apply(change, mine, limit=700)) == 700
-        assert control.count(change, mine, limit=700) >= 300
+        assert sum(control.apply(change, mine, limit=1500)) == 1500
+        assert control.count(change, mine, limit=1500) >= 500
         assert control.examples(change, mine, limit=3)
-        assert control.count(change, mine.filter(args=[1]), limit=1) == 0
     pause(key="tenant-7")
     Job.objects.filter(pk__in=list(Job.objects.scheduled().values_list("pk", flat=True)[:100])).update(
         run_after=Pause.objects.get().held_until
