@@ -149,13 +149,13 @@ class PauseAdmin(ReadOnlyAdmin):
     @admin.display(description=_("name"))
     def paused(self, pause: Pause) -> SafeString | str:
         if pause.kind != Kind.TASK:
-            return pause.name
+            return format_html('<span class="jq-path">{}</span>', pause.name)
         url = reverse(f"{self.admin_site.name}:django_jobqueue_job_changelist")
-        return format_html('<a href="{}?{}">{}</a>', url, urlencode({"task": pause.name}), pause.name)
+        return format_html('<a class="jq-path" href="{}?{}">{}</a>', url, urlencode({"task": pause.name}), pause.name)
 
     @admin.display(description=_("since"))
     def since(self, pause: Pause) -> SafeString | str:
-        return format_html('<span class="jq-word jq-paused">{}</span> {}', _("Paused"), words.ago(pause.paused_at))
+        return words.ago(pause.paused_at)
 
     @admin.display(description=pgettext_lazy("column", "switch"))
     def switch(self, pause: Pause) -> SafeString:

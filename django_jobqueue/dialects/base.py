@@ -169,11 +169,15 @@ class Dialect:
     def lanes(self) -> list[Lane]:
         """The lanes that have jobs in line, found by leaping from one to the next in the index."""
         found: list[Lane] = []
-        in_line = Job.objects.using(self.using).in_line().order_by("queue_name", "priority")
-        here = in_line
-        while lane := here.values_list("queue_name", "priority").first():
+        ordered = Job.objects.using(self.using).in_line().order_by("queue_name", "priority")
+        in_line = ordered.values_list("queue_name", "priority")
+        lane = in_line.first()
+        while lane:
             found.append(Lane(*lane))
-            here = in_line.filter(Q(queue_name=lane[0], priority__gt=lane[1]) | Q(queue_name__gt=lane[0]))
+            # two questions: with an OR between them the index would be read from its beginning
+            queue_name, priority = lane
+            lane = in_line.filter(queue_name=queue_name, priority__gt=priority).first()
+            lane = lane or in_line.filter(queue_name__gt=queue_name).first()
         return found
 
     def next_place(self) -> int:

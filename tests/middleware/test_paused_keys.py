@@ -153,3 +153,15 @@ def test_snooze_says_which_key(settings):
     with pytest.raises(Snooze, match="tenant-7") as raised:
         RateLimit()._start(context, "100/s")
     assert raised.value.at == Pause.objects.get().held_until
+
+
+def test_g2_what_was_put_off_after_the_key_was_resumed_is_brought_back_by_a_worker(monkeypatch, eventually):
+    """The outcome of a job that came to the pause is written when the pause is over already."""
+    monkeypatch.setattr("django_jobqueue.worker.maintenance.REAP_INTERVAL", 0.1)
+    pause(key="tenant-7")
+    moment = Pause.objects.get().held_until
+    resume(key="tenant-7")
+    job = Job.objects.get(pk=send.enqueue(7).id)
+    Job.objects.filter(pk=job.pk).update(place=None, run_after=moment)
+    with working(threads=1):
+        eventually(lambda: fresh(job).status == "SUCCESSFUL")
