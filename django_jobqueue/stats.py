@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connections
@@ -73,7 +73,8 @@ class WorkerNumbers:
     slots: int
 
 
-class PauseNumbers(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Paused:
     """A task or a key that is paused."""
 
     kind: str
@@ -87,7 +88,7 @@ class Overview:
     workers: WorkerNumbers
     #: By the words ready, scheduled, running, waiting, failed, cancelled, successful; None: cannot be had cheaply.
     totals: dict[str, Count | None]
-    pauses: tuple[PauseNumbers, ...] = ()
+    pauses: tuple[Paused, ...] = ()
 
 
 def overview(using: str = "default") -> Overview:
@@ -129,10 +130,10 @@ def queues(using: str = "default", cap: int = CAP) -> tuple[QueueNumbers, ...]:
     )
 
 
-def pauses(using: str = "default") -> tuple[PauseNumbers, ...]:
+def pauses(using: str = "default") -> tuple[Paused, ...]:
     """The paused tasks, and the paused keys."""
     rows = Pause.objects.using(using).in_force().order_by("-kind", "name")
-    return tuple(PauseNumbers(*row) for row in rows.values_list("kind", "name", "paused_at"))
+    return tuple(Paused(*row) for row in rows.values_list("kind", "name", "paused_at"))
 
 
 def workers(using: str = "default") -> WorkerNumbers:

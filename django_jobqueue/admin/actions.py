@@ -10,6 +10,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext
 
 from .. import stats
+from ..lifecycle.control import examples
 from .choices import known_queues
 from .pagination import CappedPaginator
 from .values import Steering, ValueForm
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.http import HttpRequest, HttpResponse
 
+    from ..lifecycle.changes import Change
     from ..models import Job
     from .jobs import JobAdmin
 
@@ -49,9 +51,8 @@ def as_asking_action(steering: Steering) -> Any:
         if not form.is_valid():
             return ask(model_admin, request, steering, form, jobs)
         value = form.cleaned_data["value"]
-        if is_across(request):  # else a second time would find the first jobs again, and never come further
-            jobs = steering.change(value).of(jobs)
-        do_some(model_admin, request, steering.verb(value), jobs, f"{steering.name} {form.option}")
+        change = steering.change(value) if is_across(request) else None
+        do_some(model_admin, request, steering.verb(value), jobs, f"{steering.name} {form.option}", change)
         return None
 
     action.__name__ = steering.name
@@ -82,10 +83,25 @@ def ask(
     return TemplateResponse(request, "admin/django_jobqueue/job/ask.html", context)
 
 
-def do_some(model_admin: JobAdmin, request: HttpRequest, verb: Verb, jobs: QuerySet[Job], command: str) -> None:
-    """Do it to as many as one request should, and say how to go on."""
-    limit = CappedPaginator.cap
-    rows = list(jobs.only(*COLUMNS)[: limit + 1])
+def do_some(
+    model_admin: JobAdmin,
+    request: HttpRequest,
+    verb: Verb,
+    jobs: QuerySet[Job],
+    command: str,
+    change: Change | None = None,
+) -> None:
+    """Do it to as many as one request should, and say how to go on.
+
+    Jobs to which the ``change`` has been made stay in the list: with it they are passed over, or a second time would
+    find them again and never come further.
+    """
+    limit, jobs = CappedPaginator.cap, jobs.only(*COLUMNS)
+    if change is None:
+        rows = list(jobs[: limit + 1])
+    else:
+        kinds = [kind for kind in change.kinds if request.GET.get("status") in (kind, None, "")]
+        rows = examples(change, jobs, kinds=kinds, limit=limit + 1)
     model_admin.do(request, verb, rows[:limit], jobs.db)
     if len(rows) > limit:
         more = gettext("There are more jobs like these: repeat the action for the next %(limit)d.") % {"limit": limit}

@@ -10,7 +10,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from django.db.models import Q
 from django.db.models.functions import Now
 
 from ..compat import AnyTask
@@ -90,7 +89,7 @@ def _pause(kind: PauseKind, name: str, using: str) -> bool:
 def _resume(kind: PauseKind, name: str, using: str) -> bool:
     pause = Pause.objects.using(using).in_force().filter(kind=kind, name=name)
     if kind is PauseKind.TASK:
-        return bool(pause.delete()[0])
+        return bool(pause._raw_delete(using))
     if not pause.update(resumed_at=Now()):
         return False
     return_held(using)
@@ -110,7 +109,8 @@ def return_held(using: str) -> int:
     moments = list(over.values_list("held_until", flat=True))
     returned = sum(_return(moment, using) for moment in moments if moment is not None)
     if moments:
-        over.filter(Q(held_until__isnull=True) | Q(held_until__lt=Now() - HOLD_LEFT)).delete()
+        # in one statement, whoever listens to deletions: it may have been paused again
+        over.filter(held_until__lt=Now() - HOLD_LEFT)._raw_delete(using)
     if returned:
         notify.look(using)
     return returned

@@ -280,7 +280,7 @@ def test_tasks_and_keys_are_paused_beside_queues():
     assert tell("pause", "--key", "tenant-7", "--key", "tenant-8") == {"paused": [], "keys": ["tenant-8"]}
     text = say("status")
     assert "Paused   task tests.tasks.noop" in text and "Paused   key tenant-7, tenant-8" in text
-    assert [(one[0], one[1]) for one in tell("status")["pauses"]] == [
+    assert [(one["kind"], one["name"]) for one in tell("status")["pauses"]] == [
         ("task", "tests.tasks.noop"),
         ("key", "tenant-7"),
         ("key", "tenant-8"),

@@ -238,7 +238,7 @@ def status_lines(overview: stats.Overview) -> Iterator[str]:
     alive = f"{workers.alive} alive with {workers.slots} slots"
     yield f"Workers  {alive}, {workers.silent} silent, {workers.lost} lost today"
     for kind in ("task", "key"):
-        if names := [name for what, name, _ in overview.pauses if what == kind]:
+        if names := [pause.name for pause in overview.pauses if pause.kind == kind]:
             yield f"Paused   {kind} {', '.join(names)}"
     if overview.queues:
         width = max(5, *(len(queue.name) for queue in overview.queues))
