@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -10,6 +11,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext
 
 from .. import stats
+from ..lifecycle.batches import ORDERS
 from ..lifecycle.control import examples
 from .choices import known_queues
 from .pagination import CappedPaginator
@@ -113,9 +115,9 @@ def do_some(
 def as_command(request: HttpRequest, command: str) -> str:
     """How the command is told which jobs the list shows; empty where it cannot be."""
     asked = {name: value for name, value in request.GET.items() if value and name not in ("p", "e")}
-    if not asked or set(asked) - set(OPTIONS):
+    if not asked or set(asked) - set(OPTIONS) or asked.get("status", "ready") not in ORDERS:
         return ""
-    options = " ".join(f"{OPTIONS[name]} {value}" for name, value in asked.items())
+    options = " ".join(f"{OPTIONS[name]} {quote(value)}" for name, value in asked.items())
     return f"manage.py jobqueue {command} {options}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -26,7 +27,7 @@ class ValueForm(forms.Form):
 
     @property
     def option(self) -> str:
-        return f"--to {self.cleaned_data['value']}"
+        return f"--to {quote(str(self.cleaned_data['value']))}"
 
 
 class QueueForm(ValueForm):
