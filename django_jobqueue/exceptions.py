@@ -94,12 +94,18 @@ class Retry(Control):
 
 
 class Snooze(Control):
-    """Run the job again after ``delay`` (seconds or a timedelta). It does not count as an attempt."""
+    """Run the job again after ``delay`` (seconds or a timedelta), or ``at`` an aware datetime instead. It does not
+    count as an attempt.
+    """
 
-    def __init__(self, delay: float | timedelta, reason: str = "") -> None:
+    def __init__(self, delay: float | timedelta | None = None, reason: str = "", *, at: datetime | None = None) -> None:
+        if (delay is None) == (at is None):
+            raise TypeError("Snooze takes a delay or at=, one of them.")
         _check_delay("Snooze", delay)
+        if at is not None and not isinstance(at, datetime):
+            raise TypeError(f"Snooze(at=…) takes a datetime, not {at!r}.")
         super().__init__(reason)
-        self.delay = delay
+        self.delay, self.at = delay, at
 
 
 class Skip(Control):

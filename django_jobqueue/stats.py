@@ -16,7 +16,7 @@ from django.db import connections
 from django.db.models import BigIntegerField, Func, Q, QuerySet, Value
 from django.db.models.functions import Now
 
-from .models import Job, Queue, Worker
+from .models import Job, Pause, Queue, Worker
 from .models.worker import ALIVE
 
 if TYPE_CHECKING:
@@ -74,16 +74,26 @@ class WorkerNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """A task or a key that is paused."""
+
+    kind: str
+    name: str
+    paused_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     queues: tuple[QueueNumbers, ...]
     workers: WorkerNumbers
     #: By the words ready, scheduled, running, waiting, failed, cancelled, successful; None: cannot be had cheaply.
     totals: dict[str, Count | None]
+    pauses: tuple[Paused, ...] = ()
 
 
 def overview(using: str = "default") -> Overview:
     """Everything at once."""
-    return Overview(queues=queues(using), workers=workers(using), totals=totals(using))
+    return Overview(queues(using), workers(using), totals(using), pauses(using))
 
 
 def totals(using: str = "default", cap: int = CAP) -> dict[str, Count | None]:
@@ -118,6 +128,12 @@ def queues(using: str = "default", cap: int = CAP) -> tuple[QueueNumbers, ...]:
         )
         for name, in_line in zip(names, ready, strict=True)
     )
+
+
+def pauses(using: str = "default") -> tuple[Paused, ...]:
+    """The paused tasks, and the paused keys."""
+    rows = Pause.objects.using(using).in_force().order_by("-kind", "name")
+    return tuple(Paused(*row) for row in rows.values_list("kind", "name", "paused_at"))
 
 
 def workers(using: str = "default") -> WorkerNumbers:

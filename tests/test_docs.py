@@ -20,6 +20,7 @@ import unittest
 from argparse import _SubParsersAction
 from copy import copy
 from dataclasses import asdict, fields, replace
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,21 +30,24 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
 import django_jobqueue
 from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, middleware, models, stats
-from django_jobqueue.admin import changelist, job_page
+from django_jobqueue.admin import changelist, job_page, pagination
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
 from django_jobqueue.lifecycle import schedule, waiting
 from django_jobqueue.lifecycle.prune import ARCHIVE_BATCH, LIMITS_KEPT
 from django_jobqueue.management import reloading
+from django_jobqueue.management.bulk import SHOWN
 from django_jobqueue.management.commands import jobqueue, runworker
 from django_jobqueue.middleware import JobContext, Middleware, chain, concurrency, log_context, prometheus, rate_limit
 from django_jobqueue.middleware.chain import enqueue_through
+from django_jobqueue.models.pause import HOLD
 from django_jobqueue.options import owners as option_owners
 from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
 from django_jobqueue.retention import FOREVER
@@ -190,7 +194,7 @@ def public(cls: type) -> set[str]:
 
 def test_every_field_and_word_of_the_models_is_documented():
     text = page("reference/models.md")
-    others = (models.Queue, models.Schedule, models.UniqueKey, models.Batch, models.Dependency)
+    others = (models.Queue, models.Pause, models.Schedule, models.UniqueKey, models.Batch, models.Dependency)
     for model in (models.Job, models.Attempt, models.Worker, *others):
         assert not missing([field.name for field in model._meta.concrete_fields], text), model
     assert not missing([*models.Job.Status.values, *models.Worker.Status.values, *State], text)
@@ -229,6 +233,9 @@ def test_fixed_numbers_are_those_of_the_code():
         f"that it has found nothing, {wakeup.SHORTEST} s to `--poll-interval` |",
         f"every {lanes.INTERVAL} s, but in no more than about a {ORDINALS[lanes.SHARE]} of its time |",
         f"wakes idle workers | within {channel.SOON:.0f} s |",
+        f"learns of a pause | within {lanes.PATIENCE:.0f} s |",
+        f"under a paused key is put off for | at most {HOLD.total_seconds() / 3600:.0f} h |",
+        f"look at for one transaction | {lifecycle.portions.BATCH:,} |",
         f"{pace.PREFETCH}, and no more than run in about {pace.PREFETCH_SECONDS} s",
         f"until a worker claims nothing more | {claimer.MAX_UNWRITTEN:,} |",
         f"is interrupted and may end | within {stop.LETTING_GO:.0f} s |",
@@ -589,6 +596,55 @@ def test_the_examples_of_retention_do_what_the_page_says(written, queue_db, sett
     assert OldJob.objects.first().outcomes == ["succeeded"]
     lines = [json.loads(line) for line in shop.ARCHIVE_FILE.read_text().splitlines()]
     assert {line["call"] for line in lines} >= {"pay_invoice(7)", 'make_thumbnail("a.png")'}
+
+
+@pytest.fixture
+def control_page(written):
+    return written("docs/howto/control.md")
+
+
+def made(jobs: list[models.Job]) -> list[str]:
+    """Where the jobs stand now."""
+    by_id = models.Job.objects.in_bulk([job.pk for job in jobs])
+    return [by_id[job.pk].status for job in jobs]
+
+
+def test_the_pauses_and_changes_of_the_control_page_do_what_it_says(control_page, queue_db, capsys):
+    mail = control_page.send_receipt.enqueue(1)
+    theirs, others = control_page.import_rows.enqueue(7, []), control_page.import_rows.enqueue(8, [])
+    control_page.stop_the_mail()
+    control_page.stop(7)
+    drain(0)
+    jobs = list(models.Job.objects.filter(pk__in=[mail.id, theirs.id, others.id]).order_by("pk"))
+    assert made(jobs) == ["READY", "READY", "SUCCESSFUL"]
+    control_page.go_on(7)
+    drain(0)
+    assert made(jobs) == ["SUCCESSFUL"] * 3
+    for number in (7, 7, 8):
+        control_page.import_rows.enqueue(tenant_id=number, rows=[])
+    lost = models.Job.objects.get(pk=control_page.send_receipt.enqueue(1).id)
+    models.Job.objects.filter(pk=lost.pk).update(status="FAILED", finished_at=timezone.now())
+    assert control_page.after_the_outage() == 1
+    assert control_page.make_room_for_others(7) == 2
+    assert set(models.Job.objects.filter(queue_name="slow").values_list("priority", flat=True)) == {-10}
+    assert control_page.not_before("slow", timezone.now() + timedelta(hours=1)) == 2
+    assert control_page.drop("slow").cancelled == 2
+    assert capsys.readouterr().out.split()[-1] == "2"
+
+
+def test_the_commands_and_numbers_of_the_control_page_are_true(control_page, queue_db):
+    text = page("howto/control.md")
+    commands = re.findall(r"^\$ python manage.py jobqueue (.*)$", text, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        out = StringIO()
+        call_command("jobqueue", *command.split(), "--dry-run", stdout=out)
+        assert out.getvalue().startswith("0 jobs would be")
+    assert f"shows the first {COUNTED_ON[SHOWN]}" in text and lifecycle.portions.BATCH == 1000
+    assert pagination.CappedPaginator.cap == 10_000 and timedelta(hours=1) == HOLD
+
+
+COUNTED_ON = {5: "five"}
 
 
 @django_jobqueue.task

@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django_jobqueue import cron, every, task, testing
 from django_jobqueue.checks import check_installation
 from django_jobqueue.compat import InvalidTask
-from django_jobqueue.lifecycle import reschedule
+from django_jobqueue.lifecycle import retime_schedule
 from django_jobqueue.models import Job, Schedule
 from django_jobqueue.registry import copy_of
 from django_jobqueue.task import declared
@@ -194,7 +194,7 @@ def test_the_command_lists_pauses_resumes_and_runs(db):
     assert "There are no schedules." in command()
     for name, spec in (("nightly", "30 2 * * *"), ("often", "every 5 minutes")):
         schedule = Schedule.objects.create(name=name, spec=spec, time_zone="UTC", task_path="tests.tasks.noop")
-        reschedule(schedule.pk)
+        retime_schedule(schedule.pk)
     assert "At 02:30 every day, UTC" in command() and "active" in command()
     assert command("--pause", "often") == "often is paused.\n"
     assert command("--pause", "often", "nightly") == "often was paused already.\nnightly is paused.\n"

@@ -2,8 +2,9 @@
 
 from .batches import BatchAdmin
 from .jobs import JobAdmin
+from .pauses import PauseAdmin
 from .queues import QueueAdmin
 from .schedules import ScheduleAdmin
 from .workers import WorkerAdmin
 
-__all__ = ["BatchAdmin", "JobAdmin", "QueueAdmin", "ScheduleAdmin", "WorkerAdmin"]
+__all__ = ["BatchAdmin", "JobAdmin", "PauseAdmin", "QueueAdmin", "ScheduleAdmin", "WorkerAdmin"]

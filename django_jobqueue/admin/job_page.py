@@ -10,7 +10,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from ..models import Attempt, Batch, Dependency, Job, Queue, Worker
+from ..models import Attempt, Batch, Dependency, Job, Pause, Queue, Worker
 from ..retention import is_for_ever
 from . import words
 from .kinds import kind_of
@@ -75,7 +75,13 @@ class JobPage:
         sentence = _("In the queue %(queue)s.")
         if queues.filter(paused_at__isnull=False).exists():
             sentence = _("In the queue %(queue)s, which is paused.")
+        elif self.task_is_paused:
+            sentence = _("In the queue %(queue)s; its task is paused.")
         return sentence % {"queue": self.job.queue_name}
+
+    @cached_property
+    def task_is_paused(self) -> bool:
+        return Pause.objects.using(self.job._state.db).tasks().filter(name=self.job.task_path).exists()
 
     def _ended(self) -> str | SafeString:
         if self.job.finished_at is None:

@@ -9,17 +9,19 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.html import format_html
-from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from ..models import Job
 from . import words
-from .base import ReadOnlyAdmin
+from .actions import as_action, as_asking_action
+from .base import ReadOnlyAdmin, database
 from .changelist import BEFORE_VAR, JobChangeList
 from .filters import BatchFilter, QueueFilter, StatusFilter, TaskFilter, WorkerFilter
 from .job_page import JobPage
 from .notices import notices
-from .pagination import CappedPaginator
+from .pauses import TASK_SWITCHES, switch, task_switch
+from .values import PERMISSION, STEERINGS
 from .verbs import CANCEL, RETRY, RUN_NOW, VERBS, Verb, act
 
 if TYPE_CHECKING:
@@ -30,22 +32,6 @@ if TYPE_CHECKING:
     from django.utils.safestring import SafeString
 
 
-def as_action(verb: Verb) -> Callable[[JobAdmin, HttpRequest, QuerySet[Job]], None]:
-    """The verb as an action of the list. It reaches as many jobs as the pages of the list show, and no more."""
-
-    @admin.action(description=verb.plural, permissions=[verb.name])
-    def action(model_admin: JobAdmin, request: HttpRequest, jobs: QuerySet[Job]) -> None:
-        limit = CappedPaginator.cap
-        rows = list(jobs.only("pk", "status", "place", "cancel_requested_at", "task_path")[: limit + 1])
-        model_admin.do(request, verb, rows[:limit], jobs.db)
-        if len(rows) > limit:
-            more = gettext("There are more jobs like these: repeat the action for the next %(limit)d.")
-            messages.info(request, more % {"limit": limit})
-
-    action.__name__ = verb.name
-    return action
-
-
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("number", "state", "call", "queue", "importance", "tried", "age", "duration")
@@ -54,7 +40,7 @@ class JobAdmin(ReadOnlyAdmin):
     search_fields = ("id", "task_path")
     search_help_text = _("The number of a job, or a part of a task's path.")
     ordering = ("-id",)
-    actions = (as_action(RETRY), as_action(RUN_NOW), as_action(CANCEL))
+    actions = (*map(as_action, (RETRY, RUN_NOW, CANCEL)), *map(as_asking_action, STEERINGS.values()))
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobChangeList]:
         return JobChangeList
@@ -88,6 +74,9 @@ class JobAdmin(ReadOnlyAdmin):
     def has_run_now_permission(self, request: HttpRequest) -> bool:
         return self.may(request, RUN_NOW.permission)
 
+    def has_move_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, PERMISSION)
+
     def do(self, request: HttpRequest, verb: Verb, jobs: list[Job], using: str) -> None:
         """Do it, say what happened, and leave a trace in the admin's history."""
         report = act(verb, jobs, using)
@@ -97,19 +86,28 @@ class JobAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.verb_view)
         urls = [path(f"<int:job_id>/{name}/", view, {"name": name}, verb_url(name)) for name in VERBS]
+        view = self.admin_site.admin_view(self.switch_view)
+        urls += [path(f"<int:job_id>/{name}/", view, {"name": name}, verb_url(name)) for name in TASK_SWITCHES]
         return [*urls, *super().get_urls()]
 
     def verb_view(self, request: HttpRequest, job_id: int, name: str) -> HttpResponse:
         """The target of the buttons on a job's page."""
         verb = VERBS[name]
+        return self.with_job(request, job_id, verb.permission, lambda job: self.do(request, verb, [job], database()))
+
+    def switch_view(self, request: HttpRequest, job_id: int, name: str) -> HttpResponse:
+        """And of the one that pauses or resumes the job's task."""
+        return self.with_job(request, job_id, "pause_task", lambda job: switch(self, request, name, task=job.task_path))
+
+    def with_job(self, request: HttpRequest, job_id: int, permission: str, do: Callable[[Job], None]) -> HttpResponse:
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        if not (self.has_view_permission(request) and self.may(request, verb.permission)):
+        if not (self.has_view_permission(request) and self.may(request, permission)):
             raise PermissionDenied
         job = self.get_object(request, str(job_id))
         if job is None:
             raise Http404
-        self.do(request, verb, [job], job._state.db)
+        do(job)
         return HttpResponseRedirect(reverse(f"{self.admin_site.name}:django_jobqueue_job_change", args=[job.pk]))
 
     # The page of one job
@@ -127,17 +125,17 @@ class JobAdmin(ReadOnlyAdmin):
         obj: Any = None,
     ) -> HttpResponse:
         verbs = [verb for verb in VERBS.values() if self.may(request, verb.permission) and verb.can(obj)]
-        context |= {
-            "title": str(obj),
-            "subtitle": None,
-            "page": JobPage(obj, self.admin_site.name),
-            "buttons": self.buttons(obj, verbs),
-        }
+        page = JobPage(obj, self.admin_site.name)
+        buttons = self.buttons(obj, [(verb.name, verb.label) for verb in verbs])
+        if self.may(request, "pause_task"):
+            buttons += self.buttons(obj, [task_switch(page.task_is_paused)])
+        context |= {"title": str(obj), "subtitle": None, "page": page, "buttons": buttons}
         return super().render_change_form(request, context, add, change, form_url, obj)
 
-    def buttons(self, job: Job, verbs: list[Verb]) -> list[dict[str, Any]]:
-        names = {verb.name: f"{self.admin_site.name}:{verb_url(verb.name)}" for verb in verbs}
-        return [{"name": v.name, "label": v.label, "url": reverse(names[v.name], args=[job.pk])} for v in verbs]
+    def buttons(self, job: Job, named: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+        site = self.admin_site.name
+        urls = {name: reverse(f"{site}:{verb_url(name)}", args=[job.pk]) for name, _label in named}
+        return [{"name": name, "label": label, "url": urls[name]} for name, label in named]
 
     # The columns of the list
 

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from .. import stats
+from ..models import Pause
 from .base import database
 from .choices import known_queues
 
@@ -19,8 +20,8 @@ NAMED = 5
 
 
 def notices(request: HttpRequest) -> list[str]:
-    """Sentences: silent workers, no worker, paused queues."""
-    return about_workers() + about_queues(request)
+    """Sentences: silent workers, no worker, what is paused."""
+    return about_workers() + about_queues(request) + about_pauses()
 
 
 def about_workers() -> list[str]:
@@ -42,10 +43,36 @@ def about_queues(request: HttpRequest) -> list[str]:
     paused = [name for name, paused_at in known_queues(request).items() if paused_at is not None]
     if not paused:
         return []
-    names = ", ".join(paused[:NAMED]) + (" …" if len(paused) > NAMED else "")
+    names = _named(paused)
     sentence = ngettext(
         "The queue %(names)s is paused: its jobs stay in line.",
         "The queues %(names)s are paused: their jobs stay in line.",
         len(paused),
     )
     return [sentence % {"names": names}]
+
+
+def about_pauses() -> list[str]:
+    pauses = stats.pauses(database())
+    tasks = [pause.name.rpartition(".")[2] for pause in pauses if pause.kind == Pause.Kind.TASK]
+    keys = [pause.name for pause in pauses if pause.kind == Pause.Kind.KEY]
+    sentences = []
+    if tasks:
+        sentence = ngettext(
+            "The task %(names)s is paused: its jobs stay in line.",
+            "The tasks %(names)s are paused: their jobs stay in line.",
+            len(tasks),
+        )
+        sentences.append(sentence % {"names": _named(tasks)})
+    if keys:
+        sentence = ngettext(
+            "The key %(names)s is paused: jobs that come to run under it are put off.",
+            "The keys %(names)s are paused: jobs that come to run under them are put off.",
+            len(keys),
+        )
+        sentences.append(sentence % {"names": _named(keys)})
+    return sentences
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")

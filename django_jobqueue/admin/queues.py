@@ -17,7 +17,7 @@ from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from .. import stats
-from ..lifecycle import control
+from ..lifecycle import pause, resume
 from ..models import Queue
 from . import words
 from .base import ReadOnlyAdmin, database
@@ -83,7 +83,7 @@ class QueueAdmin(ReadOnlyAdmin):
 
     def do(self, request: HttpRequest, name: str, queues: Iterable[Queue]) -> None:
         """Pause or resume them, say what happened, and leave a trace in the admin's history."""
-        verb = control.pause if name == PAUSE else control.resume
+        verb = pause if name == PAUSE else resume
         queues = list(queues)
         changed = [queue for queue in queues if verb(queue.name, using=database())]
         sentences = _report(name, len(changed), len(queues) - len(changed))

@@ -11,7 +11,7 @@ from django.urls import path, reverse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
-from ..lifecycle import pause_schedule, reschedule, resume_schedule, run_schedule_now
+from ..lifecycle import pause_schedule, resume_schedule, retime_schedule, run_schedule_now
 from ..models import Schedule
 from .base import database
 from .notices import about_workers
@@ -34,7 +34,17 @@ DONE = {
 STAYS = _("%(name)s stands in the code: take it out there.")
 LEFT = ngettext_lazy("%(count)d was left as it was.", "%(count)d were left as they were.", "count")
 
-MADE_HERE = ("name", "task_path", "args", "kwargs", "spec", "time_zone", "jitter", "overlap", "catch_up")
+MADE_HERE: tuple[str, ...] = (
+    "name",
+    "task_path",
+    "args",
+    "kwargs",
+    "spec",
+    "time_zone",
+    "jitter",
+    "overlap",
+    "catch_up",
+)
 MADE_HERE += ("queue_name", "priority")
 TOLD = ("state", "when", "following", "previous", "last_job", "skips", "source")
 
@@ -83,7 +93,7 @@ class ScheduleAdmin(ScheduleColumns):
         times = Schedule.objects.using(database()).filter(pk=obj.pk).values_list("spec", "time_zone").first()
         obj.save(using=database(), update_fields=MADE_HERE if change else None)
         if times != (obj.spec, obj.time_zone):
-            reschedule(obj.pk, database())
+            retime_schedule(obj.pk, database())
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Schedule]) -> None:
         for schedule in queryset:

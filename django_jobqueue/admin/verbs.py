@@ -1,4 +1,4 @@
-"""Retry, cancel, run now: who may, on which jobs, and the sentences that say what happened."""
+"""What can be done to jobs: who may, to which jobs, and the sentences that say what happened."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ class Verb:
     kinds: frozenset[str]
     #: Does it, and says how many were left alone because another job has their unique key.
     apply: Callable[[list[int], str], tuple[Done, int]]
+    #: Is the job so already?
+    is_done: Callable[[Job], bool] = lambda job: False
 
     def can(self, job: Job) -> bool:
-        return kind_of(job).word in self.kinds and not (self.name == "cancel" and job.is_cancelling)
+        return kind_of(job).word in self.kinds and not self.is_done(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def act(verb: Verb, jobs: Iterable[Job], using: str) -> Report:
         if verb.can(job):
             able.append(job.pk)
         else:
-            left["cancelling" if job.is_cancelling else kind_of(job).word] += 1
+            left[_why_not(verb, job)] += 1
     done, held = verb.apply(able, using) if able else ([], 0)
     number = sum(count for _sentence, count in done)
     left += Counter(held=held, changed=len(able) - number - held)
@@ -65,21 +67,29 @@ def act(verb: Verb, jobs: Iterable[Job], using: str) -> Report:
     return Report(number, [str(sentence % {"count": count}) for sentence, count in sentences])
 
 
+def _why_not(verb: Verb, job: Job) -> str:
+    """A word of ``LEFT_ALONE``."""
+    if job.is_cancelling:
+        return "cancelling"
+    word = kind_of(job).word
+    return "already" if word in verb.kinds and verb.is_done(job) else word
+
+
 def _retry(ids: list[int], using: str) -> tuple[Done, int]:
     result = control.retry_all(ids, using=using)
-    return _some((RETRIED, result.retried)), result.held
+    return some((RETRIED, result.retried)), result.held
 
 
 def _cancel(ids: list[int], using: str) -> tuple[Done, int]:
     result = control.cancel(ids, using=using)
-    return _some((CANCELLED, result.cancelled), (ASKED, result.requested)), 0
+    return some((CANCELLED, result.cancelled), (ASKED, result.requested)), 0
 
 
 def _run_now(ids: list[int], using: str) -> tuple[Done, int]:
-    return _some((PUT_IN_LINE, control.run_now(ids, using=using))), 0
+    return some((PUT_IN_LINE, control.run_now(ids, using=using))), 0
 
 
-def _some(*done: tuple[Any, int]) -> Done:
+def some(*done: tuple[Any, int]) -> Done:
     return [(sentence, count) for sentence, count in done if count]
 
 
@@ -89,6 +99,11 @@ ASKED = ngettext_lazy("%(count)d running job was asked to stop.", "%(count)d run
 PUT_IN_LINE = ngettext_lazy("%(count)d job was put in line.", "%(count)d jobs were put in line.", "count")
 
 LEFT_ALONE = {
+    "already": ngettext_lazy(
+        "%(count)d was left alone because it is so already.",
+        "%(count)d were left alone because they are so already.",
+        "count",
+    ),
     "ready": ngettext_lazy(
         "%(count)d was left alone because it is in line.",
         "%(count)d were left alone because they are in line.",
@@ -149,6 +164,7 @@ CANCEL = Verb(
     "cancel_job",
     frozenset({"ready", "scheduled", "waiting", "running"}),
     _cancel,
+    lambda job: job.is_cancelling,
 )
 RUN_NOW = Verb("run_now", _("Run now"), _("Run selected jobs now"), "retry_job", frozenset({"scheduled"}), _run_now)
 

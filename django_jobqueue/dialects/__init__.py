@@ -7,13 +7,13 @@ from functools import lru_cache
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from .base import Dialect, Glance
+from .base import Dialect
 from .mysql import MySQL
 from .postgresql import PostgreSQL
-from .records import ANY, Ending, Fields, Filter, Lane, Release, Success
+from .records import ANY, Ending, Fields, Filter, Lane, Peek, Release, Success
 from .sqlite import SQLite
 
-__all__ = ["ANY", "Dialect", "Ending", "Fields", "Filter", "Glance", "Lane", "Release", "Success", "get_dialect"]
+__all__ = ["ANY", "Dialect", "Ending", "Fields", "Filter", "Lane", "Peek", "Release", "Success", "get_dialect"]
 
 _DIALECTS: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (PostgreSQL, SQLite, MySQL)}
 

@@ -19,9 +19,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, Model, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
-from ..models import Attempt, Dependency, Job, Queue, UniqueKey
+from ..models import Attempt, Dependency, Job, Pause, Queue, UniqueKey
 from ..models.fields import NextPlace
-from .records import ANY, Ending, Filter, Lane, Release, Success
+from .records import ANY, Ending, Filter, Lane, Peek, Release, Success
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
@@ -32,6 +32,7 @@ ATTEMPT = Attempt._meta.db_table
 QUEUE = Queue._meta.db_table
 DEPENDENCY = Dependency._meta.db_table
 UNIQUE_KEY = UniqueKey._meta.db_table
+PAUSE = Pause._meta.db_table
 #: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
 CLAIMED = (
     "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
@@ -57,7 +58,8 @@ FINISH_JOB = (
 PEEK = f"""
 SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority, place LIMIT 1),
     (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1),
-    (SELECT 1 FROM {JOB} WHERE {{followed}} AND finished_at IS NOT NULL ORDER BY id LIMIT 1)
+    (SELECT 1 FROM {JOB} WHERE {{followed}} AND finished_at IS NOT NULL ORDER BY id LIMIT 1),
+    (SELECT 1 FROM {PAUSE} WHERE kind = 'task' AND resumed_at IS NULL LIMIT 1)
 """
 NOTE_END = f"UPDATE {DEPENDENCY} SET status = %s WHERE on_id = %s AND job_id = %s"
 SUCCEED_JOB = (
@@ -72,17 +74,6 @@ ADD_ATTEMPT = (
 
 class _Fenced(Exception):
     """A row is not ours any more."""
-
-
-class Glance(NamedTuple):
-    """All that an idle worker asks."""
-
-    #: Is any job in line?
-    in_line: bool
-    #: In how many seconds is the next scheduled one due?
-    due_in: float | None
-    #: Has a job ended, and those who wait for it have not been told?
-    ended: bool
 
 
 class Held(NamedTuple):
@@ -196,21 +187,31 @@ class Dialect:
 
     # -- claim -----------------------------------------------------------------------------------
 
-    def peek(self) -> Glance:
-        """One cheap read."""
+    def peek(self) -> Peek:
+        """All that an idle worker asks."""
         sql = PEEK.format(seconds=self.seconds_until.format("run_after"), followed=self.followed)
-        ((in_line, due_in, ended),) = self._rows(sql)
-        return Glance(bool(in_line), None if due_in is None else float(due_in), bool(ended))
+        ((in_line, due_in, ended, paused),) = self._rows(sql)
+        return Peek(bool(in_line), None if due_in is None else float(due_in), bool(paused), bool(ended))
 
     def lanes(self) -> list[Lane]:
         """The lanes that have jobs in line, found by leaping from one to the next in the index."""
         found: list[Lane] = []
-        in_line = Job.objects.using(self.using).in_line().order_by("queue_name", "priority")
-        here = in_line
-        while lane := here.values_list("queue_name", "priority").first():
+        ordered = Job.objects.using(self.using).in_line().order_by("queue_name", "priority")
+        in_line = ordered.values_list("queue_name", "priority")
+        lane = in_line.first()
+        while lane:
             found.append(Lane(*lane))
-            here = in_line.filter(Q(queue_name=lane[0], priority__gt=lane[1]) | Q(queue_name__gt=lane[0]))
+            # two questions: with an OR between them the index would be read from its beginning
+            queue_name, priority = lane
+            lane = in_line.filter(queue_name=queue_name, priority__gt=priority).first()
+            lane = lane or in_line.filter(queue_name__gt=queue_name).first()
         return found
+
+    def next_place(self) -> int:
+        """A place in line that is behind all that were drawn before."""
+        sql, params = Job.objects.using(self.using).query.get_compiler(self.using).compile(NextPlace())
+        ((place,),) = self._rows(f"SELECT {sql}", params)
+        return int(place)
 
     def claim(
         self,

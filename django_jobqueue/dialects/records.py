@@ -17,6 +17,19 @@ class Lane(NamedTuple):
     priority: int
 
 
+class Peek(NamedTuple):
+    """What there is to do, in one look."""
+
+    #: Is any job in line?
+    in_line: bool
+    #: In how many seconds is the next scheduled one due?
+    due_in: float | None
+    #: Is any task paused?
+    paused: bool
+    #: Has a job ended, and those who wait for it have not been told?
+    ended: bool
+
+
 class Filter(NamedTuple):
     """A condition on the columns of a job, in SQL: only what meets it is claimed."""
 

@@ -12,18 +12,20 @@ WAITING, for other jobs ──follow_up──▶ READY, or CANCELLED or FAILED i
 """
 
 from . import waiting
-from .batches import cancel_batch, retry_batch
+from .batch import cancel_batch, retry_batch
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
 from .compose import enqueue_batch, enqueue_behind, enqueue_beside
-from .control import Cancelled, Retried, cancel, pause, resume, retry, retry_all, run_now
+from .control import Cancelled, cancel, move, reprioritise, reschedule, retry, retry_all, run_now
 from .enqueue import enqueue
 from .finish import Run, finish
 from .follow import find_strays, follow_up
 from .lease import give_up, register, renew, sign_off
+from .pauses import pause, paused_tasks, resume, return_held
 from .progress import Progress, report
 from .prune import Pruner, prune
+from .put_back import Retried
 from .reap import reap
-from .schedule import fire, pause_schedule, reschedule, resume_schedule, run_schedule_now, upcoming
+from .schedule import fire, pause_schedule, resume_schedule, retime_schedule, run_schedule_now, upcoming
 from .synchronise import synchronise
 
 __all__ = [
@@ -47,9 +49,11 @@ __all__ = [
     "give_up",
     "in_order",
     "lanes_in_order",
+    "move",
     "next_due",
     "pause",
     "pause_schedule",
+    "paused_tasks",
     "peek",
     "promote",
     "prune",
@@ -58,12 +62,15 @@ __all__ = [
     "release",
     "renew",
     "report",
+    "reprioritise",
     "reschedule",
     "resume",
     "resume_schedule",
+    "retime_schedule",
     "retry",
     "retry_all",
     "retry_batch",
+    "return_held",
     "run_now",
     "run_schedule_now",
     "sign_off",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from ..dialects import ANY, Filter, Glance, Lane, Release, get_dialect
+from ..dialects import ANY, Filter, Lane, Peek, Release, get_dialect
 from ..models import Attempt, Job, Queue
 from . import notify
 from .keep import keep_of
@@ -159,9 +159,20 @@ def held_by(worker_id: int, using: str) -> list[Job]:
     return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "token", "task_path", "options"))
 
 
-def peek(using: str) -> Glance:
-    """What there is to do. A plain read, and a cheap one."""
+def peek(using: str) -> Peek:
+    """What there is to do. A cheap read."""
     return get_dialect(using).peek()
+
+
+def next_place(using: str) -> int:
+    """A place that is behind all that were drawn before."""
+    return get_dialect(using).next_place()
+
+
+def first_place(lane: Lane, floor: int, paused: Sequence[str], using: str) -> int | None:
+    """The place of the lane's first job from the floor on that is of no paused task. A plain read: it locks nothing."""
+    line = Job.objects.using(using).in_line().filter(**lane._asdict(), place__gte=floor)
+    return line.exclude(task_path__in=paused).order_by("place").values_list("place", flat=True).first()
 
 
 def promote(using: str) -> int:

@@ -1,27 +1,27 @@
-"""Control: what people do to jobs and queues: retry, cancel, run now, pause, resume."""
+"""Control: what people do to jobs: retry, cancel, run now, move, change the priority or the time.
+
+Each verb takes jobs by their numbers or as a queryset, however many those are: it works in batches, each a transaction
+of its own, and leaves alone what it cannot be done to. ``limit`` ends it after so many jobs; ``progress`` is called
+after each batch with how many jobs were changed so far.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from django.db.models import Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models import QuerySet
 
 from ..dialects import get_dialect
-from ..models import Job, Queue
-from ..models.fields import NextPlace
-from ..models.job import UNFINISHED
-from . import notify, unique
-from .keep import deleted_at
-from .revive import has_to_wait, revive
+from ..models import Job
+from . import notify
+from .changes import CANCEL, RETRY, RUN_NOW, Change, to_priority, to_queue, to_time
+from .portions import Jobs, portions
+from .put_back import Retried, put_back
 
-CHUNK = 1000
-
-_RETRYABLE = (Job.Status.FAILED, Job.Status.CANCELLED)
-_CANCELLABLE = (Job.Status.WAITING, Job.Status.READY)
+Report = Callable[[int], None]
+Steps = Callable[[list[int]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,121 +35,154 @@ class Cancelled:
         return Cancelled(self.cancelled + other.cancelled, self.requested + other.requested)
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """What ``retry_all`` did: jobs that are back in line, and those whose unique key another job has by now."""
+class Retrying:
+    """``RETRY`` that also counts the jobs that it leaves alone for their unique keys."""
 
-    retried: int = 0
-    held: int = 0
+    def __init__(self) -> None:
+        self.held = 0
+        self.change = replace(RETRY, writing=self._write)
 
-    def __add__(self, other: Retried) -> Retried:
-        return Retried(self.retried + other.retried, self.held + other.held)
+    def _write(self, jobs: QuerySet[Job]) -> list[int]:
+        done = put_back(jobs)
+        self.held += done.held
+        return [done.retried]
 
 
-def retry(ids: Iterable[int], using: str = "default") -> int:
+def retry(jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None) -> int:
     """Put failed and cancelled jobs back in line with a full set of attempts; how many. Others are left alone, and so
-    are those whose unique key another job has by now.
+    are those whose unique key another job has by now, and those that have waited in vain for a job that is not retried.
 
     The attempts so far stay on record. Jobs that were ended because one of these had not succeeded wait for it again.
-    One that has waited in vain for another is left alone unless that one is retried too.
     """
-    return retry_all(ids, using).retried
+    return retry_all(jobs, using, limit=limit, progress=progress).retried
 
 
-def retry_all(ids: Iterable[int], using: str = "default") -> Retried:
+def retry_all(
+    jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+) -> Retried:
     """``retry`` that also says how many were left alone for their unique keys."""
-    done = sum((_retry(chunk, using) for chunk in _chunks(ids)), Retried())
-    if done.retried:
-        notify.look(using)
-    return done
+    retrying = Retrying()
+    done = apply(retrying.change, jobs, using, limit=limit, progress=_total(progress))
+    return Retried(sum(done), retrying.held)
 
 
-def _retry(ids: list[int], using: str) -> Retried:
-    retryable = Job.objects.using(using).filter(pk__in=ids, status__in=_RETRYABLE)
-    rows = retryable.filter(options__isnull=False).only("pk", "status", "task_path", "options")
-    keyed = [job for job in rows if job.unique_key is not None]
-    if not keyed:
-        return Retried(_put_back(ids, using))
-
-    def write() -> Retried:
-        held = {job.pk for job in keyed}.difference(unique.take_again(keyed, using))
-        return Retried(_put_back([pk for pk in ids if pk not in held], using), len(held))
-
-    return get_dialect(using).transact(write)
-
-
-def _put_back(ids: list[int], using: str) -> int:
-    retryable = Job.objects.using(using).filter(pk__in=ids, status__in=_RETRYABLE)
-    done = retryable.exclude(has_to_wait(using)).update(
-        status=Job.Status.READY,
-        place=NextPlace(),
-        run_after=Now(),  # it has waited in line from now on, not since it was enqueued
-        finished_at=None,
-        prune_at=None,
-        cancel_requested_at=None,
-        result=None,
-        result_until=None,
-        progress=None,
-        tries=0,
-        losses=0,
-    )
-    revive(ids, using)
-    return done
-
-
-def cancel(ids: Iterable[int], using: str = "default") -> Cancelled:
+def cancel(
+    jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+) -> Cancelled:
     """Cancel jobs: those that have not started at once; running ones are asked to stop. Finished ones are left alone.
 
     A running job that was asked ends CANCELLED unless it succeeds or fails for good first; it is never retried.
     """
-    done = Cancelled()
-    for chunk in _chunks(ids):
-        jobs = Job.objects.using(using).filter(pk__in=chunk)
-        over = {"status": Job.Status.CANCELLED, "finished_at": Now(), **_deleted_at(jobs)}
-        # In this order: a job that is claimed in between is asked, one that comes back in between is missed by neither.
-        cancelled = jobs.filter(status__in=_CANCELLABLE).update(**over)
-        asked = jobs.filter(status=Job.Status.RUNNING, cancel_requested_at__isnull=True)
-        requested = asked.update(cancel_requested_at=Now())
-        back = jobs.filter(Q(status__in=_CANCELLABLE)).update(**over)
-        done += Cancelled(cancelled + back, requested)
+    cancelled, requested, back = apply(CANCEL, jobs, using, limit=limit, progress=_total(progress))
+    return Cancelled(cancelled + back, requested)
+
+
+def run_now(jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None) -> int:
+    """Put scheduled jobs in line at once; how many."""
+    return sum(apply(RUN_NOW, jobs, using, limit=limit, progress=_total(progress)))
+
+
+def move(
+    jobs: Jobs,
+    queue_name: str,
+    using: str = "default",
+    *,
+    limit: int | None = None,
+    progress: Report | None = None,
+) -> int:
+    """Move jobs that have not started to another queue, each with its place in line; how many were not there yet."""
+    return sum(apply(to_queue(queue_name), jobs, using, limit=limit, progress=_total(progress)))
+
+
+def reprioritise(
+    jobs: Jobs, priority: int, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+) -> int:
+    """Give jobs that have not started another priority, each with its place in line; how many had not had it."""
+    return sum(apply(to_priority(priority), jobs, using, limit=limit, progress=_total(progress)))
+
+
+def reschedule(
+    jobs: Jobs,
+    run_after: datetime | None = None,
+    using: str = "default",
+    *,
+    limit: int | None = None,
+    progress: Report | None = None,
+) -> int:
+    """Let ready jobs start at that time and no sooner; how many. None or a time that is past: scheduled ones now."""
+    return sum(apply(to_time(run_after), jobs, using, limit=limit, progress=_total(progress)))
+
+
+# -- any of them ----------------------------------------------------------------------------------
+
+
+def apply(
+    change: Change,
+    jobs: Jobs,
+    using: str = "default",
+    *,
+    kinds: Sequence[str] | None = None,
+    limit: int | None = None,
+    progress: Steps | None = None,
+) -> list[int]:
+    """Do it to those of the jobs that it can be done to; to how many, for each step of the change."""
+    done = [0] * len(change.steps)
+    for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
+        some = batch if limit is None else _first(change, batch, limit - sum(done))
+        written = _write(change, some)
+        done = [sum(pair) for pair in zip(done, written, strict=True)]
+        if progress is not None:
+            progress(done)
+        if limit is not None and sum(done) >= limit:
+            break
     return done
 
 
-def _deleted_at(jobs: QuerySet[Job]) -> dict[str, Any]:
-    """When those of the jobs are to be deleted that say so; of a job's life, what says so is always the same."""
-    return deleted_at(jobs.filter(status__in=UNFINISHED).only("task_path", "options"), "CANCELLED")
+def _total(progress: Report | None) -> Steps | None:
+    return None if progress is None else lambda done: progress(sum(done))
 
 
-def run_now(ids: Iterable[int], using: str = "default") -> int:
-    """Put scheduled jobs in line at once; how many."""
-    moved = sum(
-        Job.objects.using(using)
-        .filter(pk__in=chunk, status=Job.Status.READY, place__isnull=True)
-        .update(place=NextPlace(), run_after=Now())
-        for chunk in _chunks(ids)
-    )
-    if moved:
-        notify.look(using)
-    return moved
+def _first(change: Change, batch: QuerySet[Job], number: int) -> QuerySet[Job]:
+    return batch.filter(pk__in=list(change.of(batch).order_by("pk").values_list("pk", flat=True)[:number]))
 
 
-def pause(queue_name: str, using: str = "default") -> bool:
-    """Let no worker claim from the queue any more; running jobs go on. False if it was paused already."""
-    Queue.objects.using(using).get_or_create(name=queue_name)
-    open_queue = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=True)
-    return bool(open_queue.update(paused_at=Now()))
+def _write(change: Change, batch: QuerySet[Job]) -> list[int]:
+    """One transaction: who interrupts it has either all of the batch or none."""
+    written = get_dialect(batch.db).transact(lambda: change.write(batch))
+    if change.wakes and any(written):
+        notify.look(batch.db)
+    return written
 
 
-def resume(queue_name: str, using: str = "default") -> bool:
-    """Open a paused queue again. False if it was open."""
-    paused = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=False)
-    resumed = bool(paused.update(paused_at=None))
-    if resumed:
-        notify.look(using)
-    return resumed
+def count(
+    change: Change,
+    jobs: Jobs,
+    using: str = "default",
+    *,
+    kinds: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> int:
+    """To how many jobs it would be done now. Reads what ``apply`` would, and writes nothing."""
+    number = 0
+    for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
+        number += change.of(batch).count()
+        if limit is not None and number >= limit:
+            return limit
+    return number
 
 
-def _chunks(ids: Iterable[int]) -> Iterator[list[int]]:
-    ids = iter(ids)
-    while chunk := list(islice(ids, CHUNK)):
-        yield chunk
+def examples(
+    change: Change,
+    jobs: Jobs,
+    using: str = "default",
+    *,
+    kinds: Sequence[str] | None = None,
+    limit: int,
+) -> list[Job]:
+    """The first of those that it would be done to."""
+    found: list[Job] = []
+    for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
+        found += change.of(batch).order_by("pk")[: limit - len(found)]
+        if len(found) >= limit:
+            break
+    return found

@@ -109,7 +109,7 @@ def resume_schedule(pk: int, using: str = "default") -> bool:
     return _existing(pk, using, resume)
 
 
-def reschedule(pk: int, using: str = "default") -> None:
+def retime_schedule(pk: int, using: str = "default") -> None:
     """Compute the next tick anew, from now: the times of the row were changed."""
     _existing(pk, using, restart)
 

@@ -15,7 +15,7 @@ from ..models import Job, Permit
 from ..outcomes import State
 from .base import Middleware
 from .context import JobContext
-from .limits import Gate, key_of, pass_or_snooze
+from .limits import Gate, key_of, name_of, pass_or_snooze
 
 #: Seconds that a slot is taken to be held while nothing is known of it.
 GUESS = 0.1
@@ -65,7 +65,7 @@ class Concurrency(Middleware):
 
     def _take(self, context: JobContext, most: int) -> None:
         key = key_of(context, "concurrency", "concurrency_key")
-        told = f"Waits for a slot of {key.partition(' ')[2]!r}, which has {most}."
+        told = f"Waits for a slot of {name_of(key)!r}, which has {most}."
         pass_or_snooze(context, key, lambda gate: take_slot(gate, most), told)
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connections
-from django.db.models import F
+from django.db.models import Exists, F, Value
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
 from ..exceptions import Snooze
 from ..keys import filled, shortened
-from ..models import Job, Limit, Permit
+from ..models import Job, Limit, Pause, Permit
+from ..models.pause import HOLD, HOLD_LEFT
 from .context import JobContext
 
 #: How exactly ``Limit.used_at`` is kept.
@@ -30,6 +31,8 @@ class Gate:
     now: datetime
     job: Job
     using: str
+    #: Has somebody paused the key?
+    is_paused: bool = False
 
     def admit(self) -> None:
         limit = self.limit
@@ -52,19 +55,34 @@ class Gate:
 
 def pass_or_snooze(context: JobContext, key: str, decide: Callable[[Gate], float | None], told: str) -> None:
     """Ask ``decide`` in a transaction of its own, one at a time for each key. If it says for how many seconds to wait,
-    raise ``Snooze``.
+    raise ``Snooze``. If the key is paused, nobody is asked.
     """
     job, using = context.job, context.job._state.db or "default"
 
-    def ask() -> float | None:
+    def ask() -> float | datetime | None:
         gate = _gate(key, job, using)
-        wait = decide(gate)
+        wait: float | datetime | None = hold(gate) if gate.is_paused else None
+        if wait is None:
+            wait = decide(gate)
         gate.limit.save(using=using)
         return wait
 
     wait = _apart(using, lambda: get_dialect(using).transact(ask))
+    if isinstance(wait, datetime):
+        raise Snooze(at=wait, reason=f"Waits until {name_of(key)!r} is resumed, which is paused.")
     if wait is not None:
         raise Snooze(wait, told)
+
+
+def hold(gate: Gate) -> datetime | None:
+    """The moment to which jobs under the paused key are put off: one for all, so that resuming can find them. None: it
+    has been resumed just now.
+    """
+    pause = Pause.objects.using(gate.using).keys().filter(name=name_of(gate.limit.key))
+    over = pause.filter(held_until__lt=gate.now + HOLD_LEFT)
+    if over.exists():
+        over.update(held_until=gate.now + HOLD)  # asked again in the update: then it was another job
+    return pause.values_list("held_until", flat=True).first()
 
 
 def _gate(key: str, job: Job, using: str) -> Gate:
@@ -75,10 +93,12 @@ def _gate(key: str, job: Job, using: str) -> Gate:
     if limit is None:  # others have made it, and this transaction sees only what was there when it began
         raise Snooze(random.uniform(0.0, 0.1), f"{key!r} is new.")
     # A statement of its own: that of the lock had its time before it had to wait.
-    now = Limit.objects.using(using).annotate(now=Now()).values_list("now", flat=True).get(pk=key)
+    paused = Exists(Pause.objects.using(using).keys().filter(name=Value(name_of(key))))
+    row = Limit.objects.using(using).annotate(now=Now(), is_paused=paused)
+    now, is_paused = row.values_list("now", "is_paused").get(pk=key)
     if limit.used_at is None or limit.used_at < now - USED:
         limit.used_at = now
-    return Gate(limit, now, job, using)
+    return Gate(limit, now, job, using, is_paused)
 
 
 def _locked(key: str, using: str) -> Limit | None:
@@ -90,7 +110,7 @@ def _locked(key: str, using: str) -> Limit | None:
     return row.first()
 
 
-def _apart(using: str, ask: Callable[[], float | None]) -> float | None:
+def _apart(using: str, ask: Callable[[], float | datetime | None]) -> float | datetime | None:
     """An atomic task is in its transaction already, and would keep the key locked until it ends: so another connection
     asks. SQLite has no second writer, and needs none: it has no second transaction beside this one either.
     """
@@ -98,7 +118,7 @@ def _apart(using: str, ask: Callable[[], float | None]) -> float | None:
     if not connection.in_atomic_block or not connection.features.has_select_for_update:
         return ask()
 
-    def alone() -> float | None:
+    def alone() -> float | datetime | None:
         try:
             return ask()
         finally:
@@ -109,6 +129,11 @@ def _apart(using: str, ask: Callable[[], float | None]) -> float | None:
 
 
 # -- keys -----------------------------------------------------------------------------------------
+
+
+def name_of(key: str) -> str:
+    """What people call the key, without the kind of limit that is before it."""
+    return key.partition(" ")[2]
 
 
 def key_of(context: JobContext, kind: str, option: str) -> str:

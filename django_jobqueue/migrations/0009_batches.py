@@ -13,7 +13,7 @@ MODEL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_followed, ADD INDEX
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('django_jobqueue', '0007_retention'),
+        ('django_jobqueue', '0008_control'),
     ]
 
     operations = [

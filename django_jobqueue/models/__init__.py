@@ -4,6 +4,7 @@ from .attempt import Attempt
 from .batch import Batch, Dependency
 from .job import Job
 from .limit import Limit, Permit
+from .pause import Pause
 from .queue import Queue
 from .schedule import Schedule
 from .unique_key import UniqueKey
@@ -15,6 +16,7 @@ __all__ = [
     "Dependency",
     "Job",
     "Limit",
+    "Pause",
     "Permit",
     "Queue",
     "Schedule",

@@ -212,6 +212,7 @@ class Job(models.Model):
         permissions = [
             ("retry_job", "Can retry job"),
             ("cancel_job", "Can cancel job"),
+            ("move_job", "Can move job, change its priority and its time"),
         ]
         # Each index holds only the rows that its one reader looks for, so that finished jobs cost a claim nothing.
         # The databases without partial indexes get theirs in the migration.

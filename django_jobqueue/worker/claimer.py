@@ -15,6 +15,7 @@ from ..dialects import Lane, get_dialect
 from ..exceptions import UnknownTask
 from ..lifecycle import QueueSelector, Run, claim, next_due, release
 from ..lifecycle.claim import held_by, isolated_waiting
+from ..lifecycle.pauses import held_back
 from ..models import Job
 from ..registry import is_async, resolve
 from .completer import Completer, human
@@ -255,13 +256,18 @@ class Claimer(threading.Thread):
             return
         due = next_due(self.using, self.intake.selector)
         if due is None or due > self.intake.drain:
-            self.lanes.look()
-            if jobs := self._claim(1) if self.lanes.narrow else []:
+            self.lanes.look_from_the_front()
+            if jobs := self._claim(1) if self.lanes.is_narrowed else []:
                 self._dispatch(jobs)
             elif self.lanes.ended:
                 self.follow_up()  # what waits for those may be in line soon
-            elif self.lanes.narrow or not self.lanes.order:
+            elif self.lanes.is_narrowed or not self.lanes.order:
+                self._say_what_is_left()
                 self._has_had_enough()
+
+    def _say_what_is_left(self) -> None:
+        if paused := held_back(self.intake.selector, self.using):
+            logger.warning("Drained, but for jobs that stay in line because this is paused: %s.", ", ".join(paused))
 
     def _has_had_enough(self) -> None:
         self._stopping.set()

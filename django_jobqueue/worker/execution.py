@@ -176,7 +176,11 @@ class Execution:
                 return skipped(error)
             case Snooze():
                 return Outcome(
-                    state=State.SNOOZED, status="READY", delay=seconds(error.delay), message=str(error) or "Snoozed."
+                    state=State.SNOOZED,
+                    status="READY",
+                    delay=seconds(error.delay or 0.0),
+                    run_after=error.at,
+                    message=str(error) or "Snoozed.",
                 )
             case JobCancelled():
                 return cancelled(error)

@@ -4,6 +4,10 @@ PostgreSQL keeps the index entries of jobs that are gone until a vacuum may remo
 holds the vacuum up. Whoever reads a line from its beginning reads all of them, each time. So between two looks a claim
 begins where the one before has ended, at the floor; a look is rare enough to take little of the time, however long it
 takes. What came back in line below the floor is found by the next look.
+
+Jobs of a paused task stay in line, and no index knows the task. So while one is paused a look reads over them, without
+a lock on any, to the first job of each lane that may be claimed: there the next claim begins, and the next look. Only
+now and then a look begins at the front again; that takes little of the time too.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from django.db import DatabaseError, InterfaceError
 from django.db.models import QuerySet
 
 from ..dialects import ANY, Filter, Lane
-from ..lifecycle import QueueSelector, in_order, lanes_in_order, notify, peek, promote
-from ..lifecycle.claim import narrowed, note_queues
+from ..lifecycle import QueueSelector, in_order, lanes_in_order, notify, paused_tasks, peek, promote
+from ..lifecycle.claim import first_place, isolated_waiting, narrowed, next_place, note_queues
 from ..models import Job
 
 logger = logging.getLogger(__name__)
@@ -40,11 +44,14 @@ class Lanes:
         self.narrow: Callable[[QuerySet[Job]], QuerySet[Job]] | None = None
         #: What is to be claimed of the jobs in the lanes.
         self.only: Filter = ANY
+        #: The tasks that are paused.
+        self.paused: tuple[str, ...] = ()
         #: Lanes that may have jobs, the best first.
         self.order: list[Lane] = []
         #: Had a job ended, at the last look, and those who wait for it had not been told?
         self.ended = False
         self._floors: dict[Lane, int] = {}
+        self._passed: dict[Lane, int] = {}  # in front of these all was paused
         self._told: set[Lane] = set()
         self._lock = threading.Lock()
         self._stale = True  # is it likely that there is something else than what we know?
@@ -56,6 +63,8 @@ class Lanes:
         self._put_off = False  # has a look waited for a claim already?
         self._turn = 0
         self._known_queues: set[str] = set()
+        self._asked_at = NEVER  # what is paused
+        self._front_at = NEVER  # from then on a look may begin at the front again, while something is paused
 
     # -- what others say -------------------------------------------------------------------------
 
@@ -79,10 +88,23 @@ class Lanes:
 
     def refresh(self) -> None:
         """Look again, if it is time to. Not when we are told where to claim: then that comes first."""
-        if self._listen() and not self._put_off:
+        busy = bool(self.order)
+        told = self._listen()
+        if busy and self._has_changed():
+            self.look()
+        elif told and not self._put_off:
             self._stale = self._put_off = True  # once: where jobs come without end, it would be for ever
         elif self.seconds_to_look() <= 0:
             self.look()
+
+    def _has_changed(self) -> bool:
+        """Is something else paused than at the last look? Looks may be long apart: that is asked between them. Not by
+        an idle worker that is told of jobs: it would have been told of a pause too.
+        """
+        if time.monotonic() - self._asked_at < PATIENCE:
+            return False
+        self._asked_at = time.monotonic()
+        return paused_tasks(self.using) != self.paused
 
     def seconds_to_look(self, pause: Callable[[], float] = lambda: 0.0) -> float:
         """In how many seconds to look again. ``pause`` says how long to wait with a look that nobody asked for."""
@@ -106,28 +128,67 @@ class Lanes:
         """Put in line what is due, and find the lanes that have jobs."""
         began = time.monotonic()
         self._stale = False  # now: what is told meanwhile counts for the next look
-        in_line, due_in, self.ended = peek(self.using)
+        in_line, due_in, paused, self.ended = peek(self.using)
+        changed = self._note_pauses(paused_tasks(self.using) if paused else ())
         if due_in is not None and due_in <= 0 and (promoted := promote(self.using)):
             in_line, due_in = True, 0.0  # there may be more
             if promoted > 1:
                 notify.look(self.using)  # other workers may have looked in the same moment, and gone to sleep
         self._turn += 1
-        in_line = in_line and self._narrow()
+        if in_line or changed:  # an idle worker that is told of a lane claims from it without another look
+            in_line = self._narrow() and in_line
         self.order = lanes_in_order(self.selector, self.using, self._turn) if in_line else []
         if in_line:
             self._floors.clear()  # what has been left behind is taken along now
             self._note_queues()
+            if self.paused:
+                self._pass_over_paused()
         self._looked_at = now = time.monotonic()
         self._due_at = None if due_in is None else now + due_in
         self._look_at, self._fresh, self._put_off = None, True, False
         self._not_before = now + SHARE * (now - began)
 
+    def look_from_the_front(self) -> None:
+        """A look that passes nothing over but what is paused."""
+        self._front_at = NEVER
+        self.look()
+
+    def _pass_over_paused(self) -> None:
+        """Begin at the first job of each lane that may be claimed, and leave out the lanes that have none."""
+        began = time.monotonic()
+        if from_front := began >= self._front_at:
+            self._passed.clear()
+        end = next_place(self.using)  # what comes in line now is behind it
+        lanes, self.order = self.order, []
+        for lane in lanes:
+            first = first_place(lane, self._passed.get(lane, 0), self.paused, self.using)
+            self._passed[lane] = end if first is None else first
+            if first is not None or isolated_waiting([lane], self.using):
+                self.order.append(lane)
+        self._floors.update(self._passed)
+        if from_front:
+            now = time.monotonic()
+            self._front_at = now + SHARE * (now - began)
+
+    @property
+    def is_narrowed(self) -> bool:
+        """May there be jobs in line that are not to be claimed?"""
+        return self.narrow is not None or bool(self.paused)
+
+    def _note_pauses(self, paused: tuple[str, ...]) -> bool:
+        """True: they are others than before."""
+        if changed := paused != self.paused:
+            self._front_at = NEVER
+        self.paused, self._asked_at = paused, time.monotonic()
+        return changed
+
     def _narrow(self) -> bool:
         """Ask what to claim; False: nothing, for now."""
-        if self.narrow is None:
+        if not self.is_narrowed:
+            self.only = ANY
             return True
         try:
-            only = narrowed(self.narrow, self.using)
+            only = narrowed(self._wanted, self.using)
         except (DatabaseError, InterfaceError):
             raise
         except Exception:
@@ -135,6 +196,10 @@ class Lanes:
             return False
         self.only = ANY if only is None else only
         return only is not None
+
+    def _wanted(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
+        jobs = jobs.exclude(task_path__in=self.paused) if self.paused else jobs
+        return jobs if self.narrow is None else self.narrow(jobs)
 
     def _note_queues(self) -> None:
         if new := {lane.queue_name for lane in self.order} - self._known_queues:

@@ -1,4 +1,6 @@
-"""Maintenance: what any worker does for all of them: reap, prune, find who waits and was forgotten."""
+"""Maintenance: what any worker does for all of them: reap, prune, return what a pause has held, find who waits and was
+forgotten.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from collections.abc import Callable, Sequence
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
-from ..lifecycle import Pruner, Run, find_strays, reap
+from ..lifecycle import Pruner, Run, find_strays, reap, return_held
 from ..lifecycle.reap import is_anything_to_reap
 
 logger = logging.getLogger(__name__)
 
 REAP_INTERVAL = 5.0
 PRUNE_INTERVAL = 60.0
+#: What is there for accidents only is done every so many times.
+SELDOM = 3
 #: Batches of one prune: a long backlog is worked off bit by bit, beside the jobs.
 PRUNE_BATCHES = 5
 
@@ -37,6 +41,7 @@ class Maintenance(threading.Thread):
         self.using, self.pruner, self.reaped, self.look_at_memory = using, pruner, reaped, look_at_memory
         self.interval = min(REAP_INTERVAL, lease / 3)
         self._pruned_at = time.monotonic()  # not at once: a worker that has just started has jobs to run
+        self._turn = 0
         self._behind = 0  # the last of the waiting jobs that were looked at
         self._stopping = threading.Event()
 
@@ -59,7 +64,11 @@ class Maintenance(threading.Thread):
         self.look_at_memory()  # first: a database that is away must not keep it from that
         if is_anything_to_reap(self.using) and (runs := reap(self.using)):
             self.reaped(runs)
-        self._behind = find_strays(self.using, self._behind)
+        if self._turn % SELDOM == 0:
+            self._behind = find_strays(self.using, self._behind)
+            if returned := return_held(self.using):
+                logger.info("Put %d jobs in line whose keys have been resumed.", returned)
+        self._turn += 1
         if time.monotonic() - self._pruned_at > PRUNE_INTERVAL:
             self._pruned_at = time.monotonic()  # first: what goes wrong is tried again in a minute, not at once
             self._prune()

@@ -22,7 +22,7 @@ class Progress:
     """A context manager around ``worker.run()``. It shows nothing where rich is not installed."""
 
     def __init__(self, worker: Worker, wanted: bool) -> None:
-        self.worker, self.bar = worker, _make_bar() if wanted else None
+        self.worker, self.bar = worker, make_bar() if wanted else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="jobqueue-progress", daemon=True)
 
@@ -55,7 +55,8 @@ class Progress:
         self.bar.update(row, completed=done, total=done if last else done + unfinished)
 
 
-def _make_bar() -> Any:
+def make_bar() -> Any:
+    """A bar on standard error; None where rich is not installed."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -69,10 +69,11 @@ def client_with(db):
 @pytest.fixture
 def viewer(client_with) -> Client:
     """Somebody who may look, and do nothing."""
-    return client_with("view_job", "view_queue", "view_worker")
+    return client_with("view_job", "view_queue", "view_worker", "view_pause")
 
 
 @pytest.fixture
 def operator(client_with) -> Client:
     """Somebody who may look and do everything."""
-    return client_with("view_job", "view_queue", "view_worker", "retry_job", "cancel_job", "pause_queue")
+    look = ["view_job", "view_queue", "view_worker", "view_pause"]
+    return client_with(*look, "retry_job", "cancel_job", "move_job", "pause_queue", "pause_task")

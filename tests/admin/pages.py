@@ -7,6 +7,7 @@ from html import unescape
 
 JOBS = "/admin/django_jobqueue/job/"
 QUEUES = "/admin/django_jobqueue/queue/"
+PAUSES = "/admin/django_jobqueue/pause/"
 WORKERS = "/admin/django_jobqueue/worker/"
 
 
@@ -32,6 +33,8 @@ def messages_of(response) -> list[str]:
     return [str(message) for message in response.context["messages"]]
 
 
-def run_action(client, url: str, action: str, jobs, *, across: bool = False):
+def run_action(client, url: str, action: str, jobs, *, across: bool = False, **answer: object):
+    """``value=…``: what the page that asks for it is told."""
     data = {"action": action, "_selected_action": [str(job.pk) for job in jobs], "index": "0"}
+    data |= {**answer, "confirmed": "1"} if answer else {}
     return client.post(url, data | {"select_across": "1" if across else "0"}, follow=True)

@@ -13,6 +13,7 @@ from django_jobqueue.models import Job
 from .pages import JOBS, messages_of, run_action
 
 Status = Job.Status
+ASKING = {"move", "priority", "reschedule"}
 
 
 def choices(client) -> set[str]:
@@ -36,7 +37,8 @@ def test_each_action_needs_its_permission(client_with, operator, viewer, add_job
     assert choices(viewer) == set()
     assert choices(client_with("view_job", "retry_job")) == {"retry", "run_now"}
     assert choices(client_with("view_job", "cancel_job")) == {"cancel"}
-    assert choices(operator) == {"retry", "run_now", "cancel"}
+    assert choices(client_with("view_job", "move_job")) == ASKING
+    assert choices(operator) == {"retry", "run_now", "cancel"} | ASKING
 
 
 @pytest.mark.parametrize("action", ["retry", "cancel", "run_now"])
@@ -113,7 +115,8 @@ def test_all_across_the_pages_are_no_more_than_the_pages_show(operator, add_jobs
     response = run_action(operator, f"{JOBS}?status=failed", "retry", jobs[:1], across=True)
     assert messages_of(response) == [
         "100 jobs were put back in line.",
-        "There are more jobs like these: repeat the action for the next 100.",
+        "There are more jobs like these: repeat the action for the next 100. The command does it for all of them: "
+        "manage.py jobqueue retry --status failed",
     ]
     assert Job.objects.failed().count() == 50
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django_jobqueue.admin import changelist
 from django_jobqueue.models import Attempt, Job, Queue
 
-from .pages import JOBS, QUEUES, WORKERS, job_page, run_action
+from .pages import JOBS, PAUSES, QUEUES, WORKERS, job_page, run_action
 from .plans import analyse, watched
 
 Status = Job.Status
@@ -79,7 +79,7 @@ def years_later(add_jobs, add_attempt, add_worker, monkeypatch):
 
 def test_no_page_and_no_action_reads_a_table(operator, years_later):
     kinds = [Job.objects.filter(status=status).first() for status in Status]
-    lists = [f"{JOBS}{query}" for query in LISTS] + [f"{JOBS}?worker={years_later.pk}", QUEUES, WORKERS]
+    lists = [f"{JOBS}{query}" for query in LISTS] + [f"{JOBS}?worker={years_later.pk}", QUEUES, WORKERS, PAUSES]
     pages = [job_page(job) for job in kinds] + [f"{QUEUES}mail/change/", f"{WORKERS}{years_later.pk}/change/"]
     for url in lists + pages:
         with CaptureQueriesContext(connection) as queries, watched() as plans:
@@ -93,5 +93,10 @@ def test_no_page_and_no_action_reads_a_table(operator, years_later):
         run_action(operator, f"{JOBS}?status=failed", "retry", jobs)
         run_action(operator, f"{JOBS}?status=failed", "retry", jobs, across=True)
         run_action(operator, f"{JOBS}?status=scheduled", "run_now", jobs, across=True)
+        for url in (f"{JOBS}?status=ready", f"{JOBS}?queue=mail", JOBS):
+            run_action(operator, url, "priority", jobs, across=True)
+            run_action(operator, url, "priority", jobs, across=True, value=7)
+            run_action(operator, url, "move", jobs, across=True, value="other")
+            run_action(operator, url, "reschedule", jobs, across=True, value="2038-01-01T00:00")
         run_action(operator, f"{JOBS}?status=ready", "cancel", jobs, across=True)
     assert plans.scans == []

@@ -159,7 +159,7 @@ def test_a_running_one_tells_where(viewer, add_jobs, add_worker):
 def test_one_that_was_asked_to_stop(operator, add_jobs):
     [job] = add_jobs(status=Status.RUNNING, cancel_requested_at=timezone.now() - timedelta(seconds=5))
     assert "Asked to stop 5" in text_of(operator.get(job_page(job)))
-    assert buttons(operator, job) == []
+    assert buttons(operator, job) == ["pause_task"]
 
 
 def test_long_values_are_folded_and_huge_ones_cut(viewer, add_jobs):
@@ -205,7 +205,7 @@ def test_one_that_is_not_there(viewer):
 )
 def test_only_what_is_possible_has_a_button(operator, viewer, add_jobs, fields, expected):
     [job] = add_jobs(**fields)
-    assert buttons(operator, job) == expected
+    assert buttons(operator, job) == [*expected, "pause_task"]
     assert buttons(viewer, job) == []
 
 
@@ -286,4 +286,4 @@ def test_the_history_tells_who_did_it(operator, add_jobs):
     operator.post(f"{JOBS}{job.pk}/retry/")
     text = text_of(operator.get(f"{JOBS}{job.pk}/history/"))
     assert "Retry" in text
-    assert "with 6" in text
+    assert "with 9" in text

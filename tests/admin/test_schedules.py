@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from django_jobqueue.admin.schedule_form import ScheduleForm
 from django_jobqueue.admin.schedules import ScheduleAdmin
-from django_jobqueue.lifecycle import fire, pause_schedule, reschedule
+from django_jobqueue.lifecycle import fire, pause_schedule, retime_schedule
 from django_jobqueue.models import Job, Schedule
 
 from .pages import messages_of, run_action, text_of
@@ -44,7 +44,7 @@ def add(db):
     def add(name: str = "nightly", spec: str = "30 2 * * *", **fields) -> Schedule:
         fields = {"task_path": "tests.tasks.noop", "time_zone": "Europe/Berlin", **fields}
         schedule = Schedule.objects.create(name=name, spec=spec, **fields)
-        reschedule(schedule.pk)
+        retime_schedule(schedule.pk)
         schedule.refresh_from_db()
         return schedule
 

@@ -26,8 +26,10 @@ def test_a_waiting_job_is_ready(backend, rows):
     assert found.is_finished is False
 
 
-def test_a_job_of_a_paused_queue_is_ready(backend, control, drain, calls):
-    control.pause("mail")
+def test_a_job_of_a_paused_queue_is_ready(backend, drain, calls):
+    from django_jobqueue.lifecycle import pause
+
+    pause("mail")
     result = tasks.add.using(queue_name="mail").enqueue(1)
     drain("default")
     assert backend.get_result(result.id).status is TaskResultStatus.READY

@@ -11,7 +11,10 @@ from django.db import DatabaseError, connection, connections, transaction
 from django.db.models.functions import Now
 
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
+from django_jobqueue.lifecycle import pause
 from django_jobqueue.models import Attempt, Job
+
+from ..lifecycle.steps import tick
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -506,17 +509,31 @@ def test_hundreds_of_successes_are_written_at_once(dialect):
 
 
 def test_a_peek_tells_what_an_idle_worker_has_to_know(dialect):
-    assert dialect.peek() == (False, None, False)
+    assert dialect.peek() == (False, None, False, False)
     make(place=None, run_after=datetime.now(UTC) + timedelta(seconds=60))
     make(place=None, run_after=datetime.now(UTC) + timedelta(seconds=600))
-    in_line, due_in, _ended = dialect.peek()
+    in_line, due_in, *_ = dialect.peek()
     assert not in_line and 50 < due_in <= 61
     make()
     Job.objects.scheduled().update(run_after=Now() - timedelta(seconds=5))
-    in_line, due_in, _ended = dialect.peek()
+    in_line, due_in, *_ = dialect.peek()
     assert in_line and -10 < due_in < -4.9
     dialect.claim([DEFAULT], 1, WORKER, TOKEN)
     assert dialect.peek()[0] is False
+    pause(key="tenant-7")
+    assert dialect.peek().paused is False, "that is no business of a claim"
+    pause(task="tests.tasks.noop")
+    assert dialect.peek().paused is True
+
+
+def test_the_next_place_is_behind_all_others(dialect):
+    make(3)
+    tick()
+    place = dialect.next_place()
+    assert place > max(Job.objects.values_list("place", flat=True))
+    tick()
+    make()
+    assert Job.objects.latest("pk").place > place
 
 
 def test_a_claim_begins_at_the_floor(dialect):

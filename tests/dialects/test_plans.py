@@ -18,30 +18,38 @@ from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get
 from django_jobqueue.dialects.base import Dialect
 from django_jobqueue.lifecycle import (
     Pruner,
+    QueueSelector,
     Retried,
     cancel_batch,
+    control,
     find_strays,
     fire,
     follow_up,
+    pause,
     pause_schedule,
     reap,
     register,
     renew,
+    resume,
     resume_schedule,
     retry_all,
     retry_batch,
+    return_held,
     run_schedule_now,
     unique,
     upcoming,
 )
+from django_jobqueue.lifecycle.changes import CANCEL, RETRY, to_priority, to_queue, to_time
 from django_jobqueue.lifecycle.claim import held_by, isolated_waiting
 from django_jobqueue.lifecycle.deletion import _locked_keys as locked_keys
 from django_jobqueue.lifecycle.lease import cancel_requests
+from django_jobqueue.lifecycle.pauses import held_back
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
 from django_jobqueue.middleware.concurrency import take_slot
 from django_jobqueue.middleware.limits import pass_or_snooze
 from django_jobqueue.middleware.rate_limit import Rate, draw
-from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Permit, Schedule, UniqueKey
+from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Pause, Permit, Schedule, UniqueKey
+from django_jobqueue.worker.lanes import Lanes
 
 from ..admin.plans import EXPLAIN, TABLES, analyse
 from ..tasks import echo, noop
@@ -295,6 +303,30 @@ def test_g14_every_statement_of_a_unique_key_finds_its_index(many_keys, explaine
         assert unique._locked([f"{number:040}" for number in range(1, 600)], "default")
         keys, busy = locked_keys(some_jobs, "default")
         assert len(keys) == 19 and not busy, "one of the keys has gone to the job that came after"
+    assert explained == []
+
+
+def test_g14_every_statement_of_control_finds_its_index(full_table, explained):
+    """And of a pause. Whatever the filter: a statement reads no more than a batch."""
+    fill(3000, "FAILED", finished="CURRENT_TIMESTAMP")
+    fill(3000, "WAITING")
+    analyse()
+    mine = Job.objects.filter(task_path=noop.module_path)
+    for change in (RETRY, CANCEL, to_queue("other"), to_priority(3), to_time(timezone.now() + timedelta(days=400))):
+        assert sum(control.apply(change, mine, limit=1500)) == 1500
+        assert control.count(change, mine, limit=1500) >= 500
+        assert control.examples(change, mine, limit=3)
+    pause(key="tenant-7")
+    Job.objects.filter(pk__in=list(Job.objects.scheduled().values_list("pk", flat=True)[:100])).update(
+        run_after=Pause.objects.get().held_until
+    )
+    resume(key="tenant-7")
+    assert return_held("default") == 0
+    pause(task="tests.tasks.other")
+    lanes = Lanes(QueueSelector(), "default")
+    lanes.look()
+    assert lanes.paused and len(get_dialect("default").claim(lanes.order, 50, WORKER, TOKEN, only=lanes.only)) == 50
+    held_back(QueueSelector(), "default")
     assert explained == []
 
 

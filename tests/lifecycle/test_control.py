@@ -1,13 +1,13 @@
-"""Control: what people do to jobs and queues."""
+"""Control: what people do to jobs."""
 
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
-from django_jobqueue.lifecycle import Cancelled, cancel, pause, promote, resume, retry, run_now
-from django_jobqueue.lifecycle.control import CHUNK
-from django_jobqueue.models import Job, Queue
+from django_jobqueue.lifecycle import Cancelled, cancel, promote, retry, run_now
+from django_jobqueue.lifecycle.portions import BATCH
+from django_jobqueue.models import Job
 
 from ..tasks import noop
 from .steps import (
@@ -135,7 +135,7 @@ def test_no_numbers_are_no_jobs():
 
 def test_more_numbers_than_one_statement_takes():
     job = enqueue()
-    ids = [*range(job.pk + 1, job.pk + 2 * CHUNK + 10), job.pk]
+    ids = [*range(job.pk + 1, job.pk + 2 * BATCH + 10), job.pk]
     assert cancel(iter(ids)) == Cancelled(cancelled=1)
     assert retry(iter(ids)) == 1
 
@@ -162,36 +162,3 @@ def test_run_now_takes_a_retry_that_waits_for_its_time():
     end(job, retrying(3600))
     assert run_now([job.pk]) == 1
     assert take_one(new_worker()).attempts == 2
-
-
-# -- pause and resume -----------------------------------------------------------------------------
-
-
-def test_a_paused_queue_keeps_its_jobs_until_it_is_resumed():
-    mail, other = enqueue(noop.using(queue_name="mail")), enqueue()
-    assert pause("mail")
-    assert [job.pk for job in take(new_worker(), 5)] == [other.pk]
-    assert resume("mail")
-    assert [job.pk for job in take(new_worker(), 5)] == [mail.pk]
-
-
-def test_pausing_and_resuming_say_whether_they_changed_anything():
-    assert not resume("mail"), "nobody knows this queue"
-    assert pause("mail") and not pause("mail")
-    assert resume("mail") and not resume("mail")
-    assert not Queue.objects.get(name="mail").is_paused
-
-
-def test_pausing_twice_keeps_the_time_of_the_first():
-    pause("mail")
-    at = Queue.objects.get(name="mail").paused_at
-    pause("mail")
-    assert Queue.objects.get(name="mail").paused_at == at
-
-
-def test_jobs_can_be_enqueued_in_a_paused_queue_and_running_ones_end():
-    running = started(noop.using(queue_name="mail"))
-    pause("mail")
-    enqueue(noop.using(queue_name="mail"))
-    assert end(running, succeeded()) == {running.pk: "SUCCESSFUL"}
-    assert take(new_worker(), 5) == []

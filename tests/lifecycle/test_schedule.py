@@ -13,7 +13,7 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 
 from django_jobqueue.exceptions import UnknownTask
-from django_jobqueue.lifecycle import fire, pause_schedule, reschedule, resume_schedule, run_schedule_now, upcoming
+from django_jobqueue.lifecycle import fire, pause_schedule, resume_schedule, retime_schedule, run_schedule_now, upcoming
 from django_jobqueue.lifecycle import schedule as module
 from django_jobqueue.middleware import Middleware
 from django_jobqueue.models import Job, Schedule
@@ -45,7 +45,7 @@ def add(clock):
     def add(spec: str = "* * * * *", **fields) -> Schedule:
         fields = {"name": f"schedule {Schedule.objects.count()}", "task_path": "tests.tasks.noop", **fields}
         schedule = Schedule.objects.create(spec=spec, **fields)
-        reschedule(schedule.pk, "default")
+        retime_schedule(schedule.pk, "default")
         schedule.refresh_from_db()
         return schedule
 
@@ -330,7 +330,7 @@ def test_run_now_enqueues_at_once_and_moves_nothing(clock, add):
     schedule.refresh_from_db()
     assert ticks() == ["12:00:30"] * 2 and again != job
     assert schedule.last_job_id == again and schedule.is_paused and schedule.next_run_at is None
-    for verb in (pause_schedule, resume_schedule, run_schedule_now, reschedule):
+    for verb in (pause_schedule, resume_schedule, run_schedule_now, retime_schedule):
         with pytest.raises(Schedule.DoesNotExist):
             verb(4711)
 
@@ -352,7 +352,7 @@ def test_g12_a_tick_is_enqueued_once_by_any_number_of_threads(queue_db, monkeypa
     clock = Clock(START)
     monkeypatch.setattr(module, "Now", clock)
     schedule = Schedule.objects.create(name="raced", task_path="tests.tasks.noop", spec="* * * * *", overlap=overlap)
-    reschedule(schedule.pk, "default")
+    retime_schedule(schedule.pk, "default")
     for round in range(1, 6):
         clock.now = START + round * MINUTE
         barrier, faults = threading.Barrier(6), []

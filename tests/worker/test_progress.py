@@ -35,7 +35,7 @@ class Bar:
 @pytest.fixture
 def bar(monkeypatch):
     made = Bar()
-    monkeypatch.setattr(module, "_make_bar", lambda: made)
+    monkeypatch.setattr(module, "make_bar", lambda: made)
     return made
 
 
@@ -69,7 +69,7 @@ def test_the_bar_stops_when_the_worker_fails(queue_db, bar):
 
 def test_rich_has_what_the_bar_needs():
     pytest.importorskip("rich")
-    bar = module._make_bar()
+    bar = module.make_bar()
     row = bar.add_task("jobs", total=None)
     bar.update(row, completed=3, total=4)
     assert bar.tasks[0].completed == 3

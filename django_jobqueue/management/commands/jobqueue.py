@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import BigIntegerField, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
 
 from django_jobqueue import stats
 from django_jobqueue.exceptions import ArchiveFailed
-from django_jobqueue.lifecycle import (
-    cancel,
-    pause,
-    pause_schedule,
-    prune,
-    resume,
-    resume_schedule,
-    retry_all,
-    run_schedule_now,
-)
-from django_jobqueue.models import Job, Schedule
+from django_jobqueue.lifecycle import pause, prune, resume
+from django_jobqueue.lifecycle.changes import CANCEL, RETRY, Change, to_priority, to_queue, to_time
+from django_jobqueue.lifecycle.control import Retrying
+from django_jobqueue.management import schedules
+from django_jobqueue.management.bulk import Bulk
+from django_jobqueue.management.selection import add_arguments, duration, moment, selection
+from django_jobqueue.models import Job
 from django_jobqueue.worker.completer import human
 
 from .runworker import find_backend
@@ -33,15 +30,18 @@ Answer = tuple[dict[str, Any], str]
 
 #: So many jobs that are not there are named.
 NAMED = 10
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def duration(text: str) -> float:
-    """Seconds from ``90``, ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text.strip().lower())
-    if match is None:
-        raise ArgumentTypeError(f"{text!r} is no duration; write seconds, or a number with s, m, h, d or w: 7d")
-    return float(match[1]) * UNITS[match[2] or "s"]
+#: So much of a call is shown.
+CALL = 80
+#: The exit code when somebody pressed Ctrl-C: as a shell has it.
+INTERRUPTED = 130
+#: What a verb has done, for people and for programs, and why it leaves jobs alone.
+WORDS = {
+    "retry": ("put back in line", "retried", "only failed and cancelled jobs can be retried"),
+    "cancel": ("cancelled", "cancelled", "finished, or asked to stop before"),
+    "move": ("moved", "moved", "there already, or started"),
+    "priority": ("given another priority", "changed", "they have it already, or have started"),
+    "reschedule": ("given another time", "rescheduled", "they have it already, or are not ready"),
+}
 
 
 def queue_name(text: str) -> str:
@@ -50,8 +50,18 @@ def queue_name(text: str) -> str:
     return text
 
 
+def priority(text: str) -> int:
+    try:
+        return int(to_priority(int(text)).steps[0].values["priority"])
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no priority; write a whole number from -100 to 100") from None
+
+
 class Command(BaseCommand):
-    help = "Look at the queue and steer it: status, retry, cancel, pause, resume, schedules, prune."
+    help = (
+        "Look at the queue and steer it: status, retry, cancel, move, priority, reschedule, pause, resume, schedules, "
+        "prune."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -63,24 +73,22 @@ class Command(BaseCommand):
             return sub
 
         verb("status", "Show queues, workers and numbers of jobs.")
-        retry_verb = verb("retry", "Put failed and cancelled jobs back in line, with a full set of attempts.")
-        cancel_verb = verb("cancel", "Cancel jobs that have not started, and ask running ones to stop.")
-        for sub in (retry_verb, cancel_verb):
-            add = sub.add_argument
-            add("ids", nargs="*", type=int, metavar="ID", help="The jobs' numbers.")
-            add("--task", metavar="PATH", help="All jobs of this task; together with --queue: of both.")
-            add("--queue", metavar="NAME", help="All jobs of this queue.")
-        retry_verb.add_argument("--all", action="store_true", help="All failed jobs.")
-        retry_verb.add_argument("--cancelled", action="store_true", help="Cancelled jobs too, not only failed ones.")
-        for name, help in (("pause", "Let no worker claim from the queues."), ("resume", "Open paused queues again.")):
-            verb(name, help).add_argument("queues", nargs="+", type=queue_name, metavar="QUEUE")
-        add = verb("schedules", "Show the schedules, or pause, resume or run some.").add_argument
-        for option, help in (
-            ("--pause", "Let these enqueue nothing."),
-            ("--resume", "Let these go on, from now."),
-            ("--run-now", "Enqueue a job of these at once, also if they are paused."),
+        self.add_verbs_on_jobs(verb)
+        for name, help in (
+            ("pause", "Let no worker claim from the queues, jobs of the tasks, or start any under the keys."),
+            ("resume", "Let them again."),
         ):
-            add(option, nargs="+", default=[], metavar="NAME", help=help)
+            sub = verb(name, help)
+            sub.add_argument("queues", nargs="*", type=queue_name, metavar="QUEUE", help="Queues.")
+            sub.add_argument("--task", action="append", default=[], metavar="PATH", help="A task; may be repeated.")
+            sub.add_argument(
+                "--key",
+                action="append",
+                default=[],
+                metavar="KEY",
+                help="The key of a concurrency or rate limit, such as tenant-7; may be repeated.",
+            )
+        schedules.add_arguments(verb("schedules", "Show the schedules, or pause, resume or run some."))
         add = verb("prune", "Delete jobs that finished long ago.").add_argument
         add(
             "--older-than",
@@ -91,15 +99,36 @@ class Command(BaseCommand):
         )
         add("--dry-run", action="store_true", help="Only say how many it would be.")
 
+    def add_verbs_on_jobs(self, verb: Callable[[str, str], ArgumentParser]) -> None:
+        retry = verb("retry", "Put failed and cancelled jobs back in line, with a full set of attempts.")
+        add_arguments(retry, RETRY.kinds)
+        retry.add_argument("--all", action="store_true", help="All failed jobs.")
+        retry.add_argument("--cancelled", action="store_true", help="Cancelled jobs too, not only failed ones.")
+        add_arguments(verb("cancel", "Cancel jobs that have not started, and ask running ones to stop."), CANCEL.kinds)
+        move = verb("move", "Move jobs that have not started to another queue.")
+        move.add_argument("--to", type=queue_name, required=True, metavar="QUEUE", help="The queue.")
+        add_arguments(move, to_queue("x").kinds)
+        priorities = verb("priority", "Give jobs that have not started another priority.")
+        priorities.add_argument("--to", type=priority, required=True, metavar="N", help="From -100 to 100.")
+        add_arguments(priorities, to_priority(0).kinds)
+        times = verb("reschedule", "Let jobs that have not started start at another time.")
+        times.add_argument(
+            "--to", type=moment, required=True, metavar="TIME", help="now, in 90s, 2h or 7d, or at 2030-12-24T18:00."
+        )
+        add_arguments(times, ("ready", "scheduled"))
+
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         backend = find_backend(None, options["database"])
         self.using, self.backend = backend.config.database, backend
         self.missing: list[int] = []
+        self.exit_code = 0
         answer: Callable[..., Answer] = getattr(self, f"do_{verb}")
         data, text = answer(options)
         self.stdout.write(json.dumps(data, indent=2, default=str) if options["json"] else text)
         if self.missing:
             raise CommandError(not_there(self.missing))
+        if self.exit_code:
+            raise SystemExit(self.exit_code)
 
     # -- the verbs -------------------------------------------------------------------------------
 
@@ -108,53 +137,83 @@ class Command(BaseCommand):
         return asdict(overview), "\n".join(status_lines(overview))
 
     def do_retry(self, options: dict[str, Any]) -> Answer:
-        statuses = [Job.Status.FAILED]
-        if options["ids"] or options["cancelled"]:
-            statuses.append(Job.Status.CANCELLED)
-        ids = self.chosen(options, Job.objects.using(self.using).filter(status__in=statuses), everything=options["all"])
-        done = retry_all(ids, self.using)
-        held = f" {jobs(done.held)} left alone: another job has the unique key." if done.held else ""
-        left = self.left_alone(options, done.retried + done.held, "only failed and cancelled jobs can be retried")
-        return asdict(done), f"{jobs(done.retried)} put back in line.{held}{left}"
+        if not (options["ids"] or options["status"]):
+            options["kinds"] = ["failed", "cancelled"] if options["cancelled"] else ["failed"]
+        retrying = Retrying()
+        data, text = self.do_to_jobs("retry", retrying.change, options, retrying)
+        return data | {"held": retrying.held}, text
 
     def do_cancel(self, options: dict[str, Any]) -> Answer:
-        ids = self.chosen(options, Job.objects.using(self.using).unfinished())
-        done = cancel(ids, self.using)
-        text = f"{jobs(done.cancelled)} cancelled, {done.requested} running asked to stop."
-        left = self.left_alone(options, done.cancelled + done.requested, "finished, or asked to stop before")
-        return asdict(done), text + left
+        return self.do_to_jobs("cancel", CANCEL, options)
+
+    def do_move(self, options: dict[str, Any]) -> Answer:
+        return self.do_to_jobs("move", to_queue(options["to"]), options)
+
+    def do_priority(self, options: dict[str, Any]) -> Answer:
+        return self.do_to_jobs("priority", to_priority(options["to"]), options)
+
+    def do_reschedule(self, options: dict[str, Any]) -> Answer:
+        to = options["to"]
+        return self.do_to_jobs("reschedule", to_time(self.from_now(to) if isinstance(to, timedelta) else to), options)
+
+    def do_to_jobs(
+        self, verb: str, change: Change, options: dict[str, Any], retrying: Retrying | None = None
+    ) -> Answer:
+        chosen = selection(options, change, self.using)
+        chosen.kinds = chosen.kinds or options.get("kinds")
+        self.missing = chosen.missing
+        bulk = Bulk(change, chosen, self.using, options["limit"])
+        if options["dry_run"]:
+            return would_be(verb, bulk)
+        bulk.run(quiet=options["json"])
+        data, text = was(verb, bulk)
+        held = retrying.held if retrying else 0
+        left = chosen.named - bulk.number - held
+        text += f" {jobs(held)} left alone: another job has the unique key." if held else ""
+        if bulk.interrupted:
+            self.exit_code, data["interrupted"] = INTERRUPTED, True
+            text = f"Interrupted. Before that: {text} The others are as they were."
+        elif left > 0 and options["limit"] is None:
+            text += f" {jobs(left)} left alone: {WORDS[verb][2]}."
+        return data, text
+
+    def from_now(self, delay: timedelta) -> Any:
+        """By the database's clock, which any job can tell; without a job there is nothing to do anyway."""
+        rows = Job.objects.using(self.using).order_by("-id").annotate(now=Now())
+        return (rows.values_list("now", flat=True).first() or timezone.now()) + delay
 
     def do_pause(self, options: dict[str, Any]) -> Answer:
         known = {queue.name for queue in stats.queues(self.using)}
-        changed = [name for name in options["queues"] if pause(name, self.using)]
-        text = each(options["queues"], changed, "is paused", "was paused already")
-        unknown = [f"No worker has met {name}, and no job is in line there." for name in changed if name not in known]
-        return {"paused": changed}, "\n".join([text, *unknown])
+        data, text = self.switch(pause, options, "paused", "is paused", "was paused already")
+        unknown = [
+            f"No worker has met {name}, and no job is in line there." for name in data["paused"] if name not in known
+        ]
+        return data, "\n".join([text, *unknown])
 
     def do_resume(self, options: dict[str, Any]) -> Answer:
-        changed = [name for name in options["queues"] if resume(name, self.using)]
-        return {"resumed": changed}, each(options["queues"], changed, "is open again", "was not paused")
+        return self.switch(resume, options, "resumed", "is open again", "was not paused")
+
+    def switch(self, verb: Callable[..., bool], options: dict[str, Any], key: str, done: str, was: str) -> Answer:
+        named = [
+            *(("queue_name", name) for name in options["queues"]),
+            *(("task", path) for path in options["task"]),
+            *(("key", name) for name in options["key"]),
+        ]
+        if not named:
+            raise CommandError("Say what: QUEUE …, --task PATH or --key KEY.")
+        try:
+            changed = [pair for pair in named if verb(using=self.using, **dict([pair]))]
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        lines = [f"{name} {done if (what, name) in changed else was}." for what, name in named]
+        data: dict[str, Any] = {key: [name for what, name in changed if what == "queue_name"]}
+        for what in ("task", "key"):
+            if options[what]:
+                data[f"{what}s"] = [name for kind, name in changed if kind == what]
+        return data, "\n".join(lines)
 
     def do_schedules(self, options: dict[str, Any]) -> Answer:
-        named = {name for verb in ("pause", "resume", "run_now") for name in options[verb]}
-        rows = {row.name: row for row in Schedule.objects.using(self.using)}
-        if unknown := sorted(named - rows.keys()):
-            raise CommandError(f"There is no schedule {', '.join(unknown)}.")
-        if not named:
-            return {"schedules": [schedule_data(row) for row in rows.values()]}, "\n".join(schedule_lines(rows))
-        paused = [name for name in options["pause"] if pause_schedule(rows[name].pk, self.using)]
-        resumed = [name for name in options["resume"] if resume_schedule(rows[name].pk, self.using)]
-        ran = {name: self.run_schedule(rows[name]) for name in options["run_now"]}
-        told = [each(options["pause"], paused, "is paused", "was paused already")] if options["pause"] else []
-        told += [each(options["resume"], resumed, "goes on", "was not paused")] if options["resume"] else []
-        told += [f"{name}: job #{job}." if job else f"{name}: a layer left its job out." for name, job in ran.items()]
-        return {"paused": paused, "resumed": resumed, "jobs": ran}, "\n".join(told)
-
-    def run_schedule(self, schedule: Schedule) -> int | None:
-        try:
-            return run_schedule_now(schedule.pk, self.using)
-        except (LookupError, TypeError, ValueError) as error:
-            raise CommandError(f"{schedule} cannot be enqueued: {error}") from error
+        return schedules.answer(options, self.using)
 
     def do_prune(self, options: dict[str, Any]) -> Answer:
         said, dry = options["older_than"], options["dry_run"]
@@ -169,30 +228,6 @@ class Command(BaseCommand):
         hint = " OPTIONS['RETENTION'] keeps jobs for ever; to delete them, say --older-than TIME." if for_ever else ""
         return {"would_delete" if dry else "deleted": number}, f"{done} {why}.{hint}"
 
-    # -- which jobs ------------------------------------------------------------------------------
-
-    def chosen(self, options: dict[str, Any], rows: QuerySet[Job], *, everything: bool = False) -> Iterator[int]:
-        """The numbers of the jobs that the options name. Raise ``CommandError`` if they name none."""
-        conditions = [f"--{name}" for name in ("task", "queue", "all") if options.get(name)]
-        if options["ids"] and conditions:
-            raise CommandError(f"Say which jobs either by their numbers or by {' and '.join(conditions)}.")
-        if options["ids"]:
-            possible = {number for number in options["ids"] if number <= BigIntegerField.MAX_BIGINT}
-            there = Job.objects.using(self.using).only("pk").in_bulk(possible)
-            self.missing = sorted(set(options["ids"]) - there.keys())
-            return iter(there)
-        if not (options["task"] or options["queue"] or everything):
-            raise CommandError("Say which jobs: by their numbers, --task PATH, --queue NAME; for retry also --all.")
-        if options["task"]:
-            rows = rows.filter(task_path=options["task"])
-        if options["queue"]:
-            rows = rows.filter(queue_name=options["queue"])
-        return rows.order_by("pk").values_list("pk", flat=True).iterator(chunk_size=1000)
-
-    def left_alone(self, options: dict[str, Any], done: int, reason: str) -> str:
-        left = len(set(options["ids"])) - len(self.missing) - done
-        return f" {jobs(left)} left alone: {reason}." if left > 0 else ""
-
 
 def jobs(number: int) -> str:
     return f"{number:,} job{'' if number == 1 else 's'}"
@@ -203,8 +238,22 @@ def not_there(ids: list[int]) -> str:
     return f"There is no job {names}." if len(ids) == 1 else f"There are no jobs {names}."
 
 
-def each(names: list[str], changed: list[str], done: str, was: str) -> str:
-    return "\n".join(f"{name} {done if name in changed else was}." for name in names)
+def was(verb: str, bulk: Bulk) -> Answer:
+    done, key, _ = WORDS[verb]
+    if verb != "cancel":
+        return {key: bulk.number}, f"{jobs(bulk.number)} {done}."
+    before, requested, back = bulk.done
+    data = {"cancelled": before + back, "requested": requested}
+    return data, f"{jobs(before + back)} cancelled, {requested} running asked to stop."
+
+
+def would_be(verb: str, bulk: Bulk) -> Answer:
+    done, key, _ = WORDS[verb]
+    number, first = bulk.count(), bulk.first()
+    lines = [f"{jobs(number)} would be {done}{' or asked to stop' if verb == 'cancel' else ''}. Nothing was changed."]
+    lines += [f"  #{job.pk}  {job.status}  {job.queue_name}  {job.call[:CALL]}" for job in first]
+    lines += ["  …"] * (number > len(first))
+    return {"dry_run": True, key: number, "first": [job.pk for job in first]}, "\n".join(lines)
 
 
 def status_lines(overview: stats.Overview) -> Iterator[str]:
@@ -212,6 +261,9 @@ def status_lines(overview: stats.Overview) -> Iterator[str]:
     workers = overview.workers
     alive = f"{workers.alive} alive with {workers.slots} slots"
     yield f"Workers  {alive}, {workers.silent} silent, {workers.lost} lost today"
+    for kind in ("task", "key"):
+        if names := [pause.name for pause in overview.pauses if pause.kind == kind]:
+            yield f"Paused   {kind} {', '.join(names)}"
     if overview.queues:
         width = max(5, *(len(queue.name) for queue in overview.queues))
         yield f"{'Queue':<{width}}  {'ready':>8}  {'scheduled':>9}  {'running':>8}  oldest"
@@ -220,40 +272,3 @@ def status_lines(overview: stats.Overview) -> Iterator[str]:
         note = "  (paused)" if queue.paused else ""
         numbers = f"{queue.ready!s:>8}  {queue.scheduled!s:>9}  {queue.running!s:>8}"
         yield f"{queue.name:<{width}}  {numbers}  {oldest:<8}{note}".rstrip()
-
-
-def schedule_data(row: Schedule) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "task": row.task_path,
-        "args": row.args,
-        "kwargs": row.kwargs,
-        "when": row.spec,
-        "time_zone": row.time_zone,
-        "description": row.description,
-        "from_code": row.is_from_code,
-        "status": status_of(row),
-        "next_run_at": row.next_run_at and row.next_run_at.isoformat(),
-        "last_run_at": row.last_run_at and row.last_run_at.isoformat(),
-        "last_job": row.last_job_id,
-        "skipped": row.skipped,
-        "error": row.error,
-    }
-
-
-def status_of(row: Schedule) -> str:
-    if row.vanished_at:
-        return "not in the code"
-    return "paused" if row.is_paused else "failing" if row.error else "active"
-
-
-def schedule_lines(rows: dict[str, Schedule]) -> Iterator[str]:
-    if not rows:
-        yield "There are no schedules."
-        return
-    width = max(8, *map(len, rows))
-    yield f"{'Schedule':<{width}}  {'next':<20}  {'last':<20}  {'last job':>8}  status"
-    for name, row in rows.items():
-        times = [f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "-" for moment in (row.next_run_at, row.last_run_at)]
-        yield f"{name:<{width}}  {times[0]:<20}  {times[1]:<20}  {row.last_job_id or '-':>8}  {status_of(row)}"
-        yield f"{'':<{width}}  {row.description}"

@@ -1,4 +1,4 @@
-"""Batches: what is done to the jobs of a batch together: cancel, retry."""
+"""Batch: what is done to the jobs of a batch together: cancel, retry."""
 
 from __future__ import annotations
 
