@@ -34,7 +34,17 @@ DONE = {
 STAYS = _("%(name)s stands in the code: take it out there.")
 LEFT = ngettext_lazy("%(count)d was left as it was.", "%(count)d were left as they were.", "count")
 
-MADE_HERE = ("name", "task_path", "args", "kwargs", "spec", "time_zone", "jitter", "overlap", "catch_up")
+MADE_HERE: tuple[str, ...] = (
+    "name",
+    "task_path",
+    "args",
+    "kwargs",
+    "spec",
+    "time_zone",
+    "jitter",
+    "overlap",
+    "catch_up",
+)
 MADE_HERE += ("queue_name", "priority")
 TOLD = ("state", "when", "following", "previous", "last_job", "skips", "source")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING
-
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -148,10 +145,6 @@ class Schedule(models.Model):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True, help_text=_("When it was first met."))
 
     objects = ScheduleQuerySet.as_manager()
-
-    #: The database's time, where a query asks for it beside the row.
-    if TYPE_CHECKING:
-        now: datetime
 
     class Meta:
         verbose_name = _("schedule")

@@ -69,11 +69,12 @@ class Scheduler(threading.Thread):
 
     def _look(self) -> float:
         """Enqueue what is due; in how many seconds to look again."""
-        coming = upcoming(self.using)
+        coming = upcoming(self.using, self._left_to_others())
         if not coming:
             return EMPTY_INTERVAL
-        pause = INTERVAL * random.uniform(0.8, 1.2)
-        for one in filter(self._is_for_us, coming):
+        ours = [one for one in coming if self._is_for_us(one)]
+        pause = INTERVAL * random.uniform(0.8, 1.2) if ours else 0.0  # behind those that are not there may be more
+        for one in ours:
             if one.seconds > 0:
                 return min(pause, one.seconds)
             if self._stopping.is_set():
@@ -82,11 +83,17 @@ class Scheduler(threading.Thread):
             pause = 0.0 if self._fire(one) else min(pause, PATIENCE)
         return pause
 
+    def _left_to_others(self) -> list[int]:
+        now = time.monotonic()
+        self._put_off = {pk: until for pk, until in self._put_off.items() if until > now}
+        return list(self._put_off)
+
     def _is_for_us(self, one: Upcoming) -> bool:
-        """A schedule that is no longer in our code is fired by those that still have it, until they are gone."""
-        if one.is_from_code and one.name not in self._names:
-            return False
-        return time.monotonic() >= self._put_off.get(one.pk, 0.0)
+        """A schedule that is not in our code is fired by those that have it, until they are gone."""
+        if not one.is_from_code or one.name in self._names:
+            return True
+        self._put_off[one.pk] = time.monotonic() + PUT_OFF
+        return False
 
     def _fire(self, one: Upcoming) -> bool:
         """False: another worker is at it, or it cannot be enqueued here."""

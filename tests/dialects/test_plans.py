@@ -21,6 +21,7 @@ from django_jobqueue.lifecycle import (
     reap,
     register,
     renew,
+    reschedule,
     resume_schedule,
     run_schedule_now,
     upcoming,
@@ -180,6 +181,8 @@ def test_g14_every_statement_of_a_schedule_finds_its_index(many_schedules, expla
     run_schedule_now(first.pk)
     pause_schedule(first.pk)
     resume_schedule(first.pk)
+    assert upcoming("default", [first.pk])[0].pk != first.pk
+    reschedule(first.pk)
     assert explained == []
 
 
