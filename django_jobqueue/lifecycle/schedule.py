@@ -55,12 +55,13 @@ class Upcoming:
     seconds: float
 
 
-def upcoming(using: str, leave: Collection[int] = ()) -> list[Upcoming]:
-    """The schedules that come next, by the database's clock, the first one first, but for those in ``leave``.
+def upcoming(using: str, within: float, leave: Collection[int] = ()) -> list[Upcoming]:
+    """The schedules that come in so many seconds, the first one first, but for those in ``leave``.
 
     A plain read, and a cheap one.
     """
-    rows = Schedule.objects.using(using).active().exclude(pk__in=leave).order_by("look_at").annotate(clock=Now())
+    near = Schedule.objects.using(using).filter(look_at__lte=Now() + timedelta(seconds=within))
+    rows = near.exclude(pk__in=leave).order_by("look_at").annotate(clock=Now())
     found = rows.values_list("pk", "name", "fingerprint", "look_at", "clock")[:LOOK_LIMIT]
     return [Upcoming(pk, name, bool(mark), (at - now).total_seconds()) for pk, name, mark, at, now in found if at]
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -69,7 +70,7 @@ def definitions_for(using: str) -> dict[str, Definition]:
 def synchronise(using: str) -> frozenset[str]:
     """Bring the rows in step with this process's code; the names of its schedules. Safe to call from any number."""
     ours = definitions_for(using)
-    known = Schedule.objects.using(using).filter(~Q(fingerprint="") | Q(name__in=list(ours))).annotate(clock=Now())
+    known: Any = Schedule.objects.using(using).filter(~Q(fingerprint="") | Q(name__in=list(ours))).annotate(clock=Now())
     rows = {row.name: row for row in known}
     if new := sorted(ours.keys() - rows.keys()):
         made = [Schedule(name=name, task_path=ours[name].task.module_path, fingerprint=NEW) for name in new]
@@ -97,7 +98,7 @@ def _is_vouched_for(row: Schedule, now: datetime) -> bool:
 def _adopt(definition: Definition, using: str) -> None:
     def adopt() -> None:
         rows = Schedule.objects.using(using).filter(name=definition.name).select_for_update()
-        row = rows.annotate(clock=Now()).first()
+        row: Any = rows.annotate(clock=Now()).first()
         if row is None or not _is_news(row, definition, row.clock):
             return
         if not row.is_from_code:
@@ -136,7 +137,7 @@ def _define(row: Schedule, definition: Definition) -> bool:
     return times != (row.spec, row.time_zone)
 
 
-def _has_vanished(row: Schedule) -> bool:
+def _has_vanished(row: Any) -> bool:
     """Did this project have the schedule, and has no worker it any more?"""
     return row.vanished_at is None and not _is_vouched_for(row, row.clock) and _would_be_here(row.task_path)
 

@@ -21,8 +21,8 @@ from ..lifecycle.schedule import Upcoming, note_failure
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks for what others have changed: while there are schedules, and while there are none.
-INTERVAL, EMPTY_INTERVAL = 5.0, 10.0
+#: Seconds between two looks, at most: others may have changed something.
+INTERVAL = 10.0
 #: And between two comparisons of the rows with the code.
 SYNCHRONISE_INTERVAL = 30.0
 #: A schedule that cannot be enqueued here is left to others for so long.
@@ -69,11 +69,9 @@ class Scheduler(threading.Thread):
 
     def _look(self) -> float:
         """Enqueue what is due; in how many seconds to look again."""
-        coming = upcoming(self.using, self._left_to_others())
-        if not coming:
-            return EMPTY_INTERVAL
+        coming = upcoming(self.using, INTERVAL, self._left_to_others())
         ours = [one for one in coming if self._is_for_us(one)]
-        pause = INTERVAL * random.uniform(0.8, 1.2) if ours else 0.0  # behind those that are not there may be more
+        pause = 0.0 if coming and not ours else INTERVAL  # behind those of others there may be some of ours
         for one in ours:
             if one.seconds > 0:
                 return min(pause, one.seconds)
