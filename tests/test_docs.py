@@ -219,7 +219,7 @@ def test_fixed_numbers_are_those_of_the_code():
         f"| for at most {reloading.GRACE:.0f} s |",
         f"at least {claimer.UNKNOWN_DELAY[0]:.0f} s, at most {claimer.UNKNOWN_DELAY[1] / 60:.0f} min",
         f"every {maintenance.REAP_INTERVAL:.0f} s, or a third of the lease",
-        f"changed | every {scheduler.INTERVAL:.0f} s, or {scheduler.EMPTY_INTERVAL:.0f} s while there are none |",
+        f"changed | every {scheduler.INTERVAL:.0f} s |",
         f"rows of schedules with its code | every {scheduler.SYNCHRONISE_INTERVAL:.0f} s |",
         f"that of a living worker | for {synchronise.VOUCHED.total_seconds():.0f} s after its word |",
         f'{schedule.ON_TIME.total_seconds():.0f} s; with `catch_up="none"` the latest, by',
@@ -500,7 +500,7 @@ def test_the_examples_of_unique_jobs_do_what_the_page_says(written, queue_db):
     models.Job.objects.filter(pk=synchronised.id).update(status="RUNNING")
     behind = shop.synchronise.enqueue(1)
     assert synchronised.id != behind.id == shop.synchronise.enqueue(1).id
-    models.Job.objects.filter(pk=synchronised.id).update(status="SUCCESSFUL")
+    models.Job.objects.filter(pk=synchronised.id).update(status="SUCCESSFUL", finished_at=timezone.now())
     drain(threads=1)
     assert not models.Job.objects.unfinished().exists()
     assert shop.remind.enqueue(1).id == reminded.id

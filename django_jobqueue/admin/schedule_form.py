@@ -23,6 +23,9 @@ else:
     ModelForm = forms.ModelForm
 
 
+SMALL = forms.Textarea({"rows": 3, "class": "vLargeTextField"})
+
+
 def exposed_tasks() -> list[str]:
     """The paths of the tasks that may be scheduled here: all whose jobs are kept in this database."""
     autodiscover_modules("tasks")
@@ -50,12 +53,14 @@ class ScheduleForm(ModelForm):
         label=gettext_lazy("Arguments"),
         required=False,
         initial=list,
+        widget=SMALL,
         help_text=gettext_lazy("The positional arguments, a list: [42, “a.png”]"),
     )
     kwargs = forms.JSONField(
         label=gettext_lazy("Keyword arguments"),
         required=False,
         initial=dict,
+        widget=SMALL,
         help_text=gettext_lazy("The keyword arguments, an object: {“size”: 64}"),
     )
 

@@ -7,7 +7,7 @@ transaction: so a tick is enqueued once, or not yet.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: So many schedules are read at a look.
-LOOK_LIMIT = 1000
+LOOK_LIMIT = 100
 #: A tick that is no later than that was not missed, whatever the schedule says of missed ones.
 ON_TIME = timedelta(seconds=5)
 #: And where missed ones are left out, the latest is still enqueued within that time: a worker may be starting.
@@ -55,10 +55,14 @@ class Upcoming:
     seconds: float
 
 
-def upcoming(using: str) -> list[Upcoming]:
-    """The schedules that come next, by the database's clock, the first one first. A plain read, and a cheap one."""
-    rows = Schedule.objects.using(using).active().order_by("look_at").annotate(now=Now())
-    found = rows.values_list("pk", "name", "fingerprint", "look_at", "now")[:LOOK_LIMIT]
+def upcoming(using: str, within: float, leave: Collection[int] = ()) -> list[Upcoming]:
+    """The schedules that come in so many seconds, the first one first, but for those in ``leave``.
+
+    A plain read, and a cheap one.
+    """
+    near = Schedule.objects.using(using).filter(look_at__lte=Now() + timedelta(seconds=within))
+    rows = near.exclude(pk__in=leave).order_by("look_at").annotate(clock=Now())
+    found = rows.values_list("pk", "name", "fingerprint", "look_at", "clock")[:LOOK_LIMIT]
     return [Upcoming(pk, name, bool(mark), (at - now).total_seconds()) for pk, name, mark, at, now in found if at]
 
 
@@ -136,10 +140,10 @@ def _with_row(pk: int, using: str, do: Callable[[Schedule, datetime, str], T], *
             rows = rows.filter(look_at__lte=Now()).select_for_update(skip_locked=True)
         else:
             rows = rows.select_for_update()
-        schedule = rows.annotate(now=Now()).first()
+        schedule = rows.annotate(clock=Now()).first()
         if schedule is None:
             return None
-        done = do(schedule, aware(schedule.now), using)
+        done = do(schedule, aware(schedule.clock), using)
         schedule.save(using=using, force_update=True)
         return done
 

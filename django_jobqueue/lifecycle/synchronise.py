@@ -70,13 +70,13 @@ def definitions_for(using: str) -> dict[str, Definition]:
 def synchronise(using: str) -> frozenset[str]:
     """Bring the rows in step with this process's code; the names of its schedules. Safe to call from any number."""
     ours = definitions_for(using)
-    known = Schedule.objects.using(using).filter(~Q(fingerprint="") | Q(name__in=list(ours))).annotate(now=Now())
-    rows: dict[str, Any] = {row.name: row for row in known}
+    known: Any = Schedule.objects.using(using).filter(~Q(fingerprint="") | Q(name__in=list(ours))).annotate(clock=Now())
+    rows = {row.name: row for row in known}
     if new := sorted(ours.keys() - rows.keys()):
         made = [Schedule(name=name, task_path=ours[name].task.module_path, fingerprint=NEW) for name in new]
         Schedule.objects.using(using).bulk_create(made, ignore_conflicts=True)
     for name in sorted(ours):
-        if name not in rows or _is_news(rows[name], ours[name], rows[name].now):
+        if name not in rows or _is_news(rows[name], ours[name], rows[name].clock):
             _adopt(ours[name], using)
     for name in sorted(rows.keys() - ours.keys()):
         if _has_vanished(rows[name]):
@@ -98,8 +98,8 @@ def _is_vouched_for(row: Schedule, now: datetime) -> bool:
 def _adopt(definition: Definition, using: str) -> None:
     def adopt() -> None:
         rows = Schedule.objects.using(using).filter(name=definition.name).select_for_update()
-        row: Any = rows.annotate(now=Now()).first()
-        if row is None or not _is_news(row, definition, row.now):
+        row: Any = rows.annotate(clock=Now()).first()
+        if row is None or not _is_news(row, definition, row.clock):
             return
         if not row.is_from_code:
             logger.error("Schedule %s was made in the admin; that of the same name in the code has no effect.", row)
@@ -109,8 +109,8 @@ def _adopt(definition: Definition, using: str) -> None:
             logger.info("Schedule %s: %s.", row, definition.entry)
             returns = _define(row, definition) or returns
         if returns:
-            restart(row, aware(row.now))
-        row.vouched_until = row.now + VOUCHED
+            restart(row, aware(row.clock))
+        row.vouched_until = row.clock + VOUCHED
         row.save(using=using, force_update=True)
 
     get_dialect(using).transact(adopt)
@@ -139,7 +139,7 @@ def _define(row: Schedule, definition: Definition) -> bool:
 
 def _has_vanished(row: Any) -> bool:
     """Did this project have the schedule, and has no worker it any more?"""
-    return row.vanished_at is None and not _is_vouched_for(row, row.now) and _would_be_here(row.task_path)
+    return row.vanished_at is None and not _is_vouched_for(row, row.clock) and _would_be_here(row.task_path)
 
 
 def _would_be_here(task_path: str) -> bool:

@@ -19,10 +19,6 @@ class Overlap(models.TextChoices):
 
 
 class ScheduleQuerySet(models.QuerySet["Schedule"]):
-    def active(self) -> ScheduleQuerySet:
-        """Those that a worker has to look at some time."""
-        return self.filter(look_at__isnull=False)
-
     def from_code(self) -> ScheduleQuerySet:
         return self.exclude(fingerprint="")
 

@@ -21,8 +21,8 @@ from ..lifecycle.schedule import Upcoming, note_failure
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks for what others have changed: while there are schedules, and while there are none.
-INTERVAL, EMPTY_INTERVAL = 5.0, 10.0
+#: Seconds between two looks, at most: others may have changed something.
+INTERVAL = 10.0
 #: And between two comparisons of the rows with the code.
 SYNCHRONISE_INTERVAL = 30.0
 #: A schedule that cannot be enqueued here is left to others for so long.
@@ -69,11 +69,10 @@ class Scheduler(threading.Thread):
 
     def _look(self) -> float:
         """Enqueue what is due; in how many seconds to look again."""
-        coming = upcoming(self.using)
-        if not coming:
-            return EMPTY_INTERVAL
-        pause = INTERVAL * random.uniform(0.8, 1.2)
-        for one in filter(self._is_for_us, coming):
+        coming = upcoming(self.using, INTERVAL, self._left_to_others())
+        ours = [one for one in coming if self._is_for_us(one)]
+        pause = 0.0 if coming and not ours else INTERVAL  # behind those of others there may be some of ours
+        for one in ours:
             if one.seconds > 0:
                 return min(pause, one.seconds)
             if self._stopping.is_set():
@@ -82,11 +81,17 @@ class Scheduler(threading.Thread):
             pause = 0.0 if self._fire(one) else min(pause, PATIENCE)
         return pause
 
+    def _left_to_others(self) -> list[int]:
+        now = time.monotonic()
+        self._put_off = {pk: until for pk, until in self._put_off.items() if until > now}
+        return list(self._put_off)
+
     def _is_for_us(self, one: Upcoming) -> bool:
-        """A schedule that is no longer in our code is fired by those that still have it, until they are gone."""
-        if one.is_from_code and one.name not in self._names:
-            return False
-        return time.monotonic() >= self._put_off.get(one.pk, 0.0)
+        """A schedule that is not in our code is fired by those that have it, until they are gone."""
+        if not one.is_from_code or one.name in self._names:
+            return True
+        self._put_off[one.pk] = time.monotonic() + PUT_OFF
+        return False
 
     def _fire(self, one: Upcoming) -> bool:
         """False: another worker is at it, or it cannot be enqueued here."""

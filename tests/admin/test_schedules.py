@@ -71,6 +71,7 @@ def test_what_the_list_tells(boss, add):
     response = boss.get(SCHEDULES)
     text = text_of(response)
     assert "At 02:30 every day, Europe/Berlin" in text and "Every 5 minutes" in text
+    assert "No worker is running: jobs stay in line" in text
     assert "Active in" in text and "Paused just now" in text and "Not in the code" in text
     assert "Failing UnknownTask: no such task" in text
     assert "<b>" not in response.content.decode().replace("<body", "")

@@ -32,6 +32,7 @@ from django_jobqueue.lifecycle import (
     renew,
     resume,
     resume_schedule,
+    retime_schedule,
     retry_all,
     retry_batch,
     return_held,
@@ -271,12 +272,14 @@ def many_schedules(full_table):
 
 
 def test_g14_every_statement_of_a_schedule_finds_its_index(many_schedules, explained):
-    first = upcoming("default")[0]
+    first = upcoming("default", 10)[0]
     assert first.seconds < 0
     fire(first.pk, "default")
     run_schedule_now(first.pk)
     pause_schedule(first.pk)
     resume_schedule(first.pk)
+    assert upcoming("default", 10, [first.pk])[0].pk != first.pk
+    retime_schedule(first.pk)
     assert explained == []
 
 

@@ -76,7 +76,7 @@ def test_conditions_together_mean_what_meets_all():
     young = failed_job(noop.using(queue_name="mail"))
     Job.objects.exclude(pk=young.pk).update(enqueued_at=Now() - timedelta(days=2))
     args = ["--task", noop.module_path, "--queue", "mail", "--older-than", "1d", "--status", "failed"]
-    assert tell("retry", *args) == {"retried": 1}
+    assert tell("retry", *args) == {"retried": 1, "held": 0}
     assert fresh(mine).status == "READY" and {fresh(job).status for job in [*others, young]} == {"FAILED"}
 
 
@@ -87,7 +87,7 @@ def test_by_the_error_of_the_latest_attempt(text):
         job = started()
         end(job, failed(error))
         jobs.append(job)
-    assert tell("retry", "--error", text) == {"retried": 1}
+    assert tell("retry", "--error", text) == {"retried": 1, "held": 0}
     assert [fresh(job).status for job in jobs] == ["READY", "FAILED"]
 
 
@@ -97,7 +97,7 @@ def test_an_error_of_long_ago_is_none():
     say("retry", job.pk)
     [again] = [started_again(job)]
     end(again, failed(ValueError("no")))
-    assert tell("retry", "--error", "ConnectionError") == {"retried": 0}
+    assert tell("retry", "--error", "ConnectionError") == {"retried": 0, "held": 0}
 
 
 def started_again(job):
@@ -110,7 +110,7 @@ def started_again(job):
 
 def test_by_status():
     failed_one, cancelled_one = failed_job(), cancelled_job()
-    assert tell("retry", "--status", "cancelled") == {"retried": 1}
+    assert tell("retry", "--status", "cancelled") == {"retried": 1, "held": 0}
     assert (fresh(failed_one).status, fresh(cancelled_one).status) == ("FAILED", "READY")
     later = enqueue(noop.using(run_after=timedelta(hours=1)))
     assert tell("cancel", "--status", "scheduled", "--status", "waiting") == {"cancelled": 1, "requested": 0}
