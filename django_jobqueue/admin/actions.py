@@ -117,7 +117,7 @@ def as_command(request: HttpRequest, command: str) -> str:
     asked = {name: value for name, value in request.GET.items() if value and name not in ("p", "e")}
     if not asked or set(asked) - set(OPTIONS) or asked.get("status", "ready") not in ORDERS:
         return ""
-    options = " ".join(f"{OPTIONS[name]} {quote(value)}" for name, value in asked.items())
+    options = " ".join(f"{OPTIONS[name]} {quote(str(value))}" for name, value in asked.items())
     return f"manage.py jobqueue {command} {options}"
 
 
