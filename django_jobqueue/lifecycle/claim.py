@@ -172,7 +172,7 @@ def next_place(using: str) -> int:
 def first_place(lane: Lane, floor: int, paused: Sequence[str], using: str) -> int | None:
     """The place of the lane's first job from the floor on that is of no paused task. A plain read: it locks nothing."""
     line = Job.objects.using(using).in_line().filter(**lane._asdict(), place__gte=floor)
-    return line.exclude(task_path__in=paused).order_by("place").values_list("place", flat=True).first()
+    return line.of_other_tasks(paused).order_by("place").values_list("place", flat=True).first()
 
 
 def promote(using: str) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 from django.db.models import QuerySet
 
@@ -19,6 +21,8 @@ from . import notify
 from .changes import CANCEL, RETRY, RUN_NOW, Change, to_priority, to_queue, to_time
 from .portions import Jobs, portions
 from .put_back import Retried, put_back
+
+T = TypeVar("T")
 
 Report = Callable[[int], None]
 Steps = Callable[[list[int]], None]
@@ -143,15 +147,20 @@ def _total(progress: Report | None) -> Steps | None:
 
 
 def _first(change: Change, batch: QuerySet[Job], number: int) -> QuerySet[Job]:
-    return batch.filter(pk__in=list(change.of(batch).order_by("pk").values_list("pk", flat=True)[:number]))
+    able = change.of(batch).order_by("pk").values_list("pk", flat=True)[:number]
+    return batch.filter(pk__in=_by_index(batch, lambda: list(able)))
 
 
 def _write(change: Change, batch: QuerySet[Job]) -> list[int]:
     """One transaction: who interrupts it has either all of the batch or none."""
-    written = get_dialect(batch.db).transact(lambda: change.write(batch))
+    written = _by_index(batch, lambda: change.write(batch))
     if change.wakes and any(written):
         notify.look(batch.db)
     return written
+
+
+def _by_index(batch: QuerySet[Job], do: Callable[[], T]) -> T:
+    return get_dialect(batch.db).transact_by_index(do)
 
 
 def count(
@@ -165,7 +174,7 @@ def count(
     """To how many jobs it would be done now. Reads what ``apply`` would, and writes nothing."""
     number = 0
     for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
-        number += change.of(batch).count()
+        number += _by_index(batch, change.of(batch).count)
         if limit is not None and number >= limit:
             return limit
     return number
@@ -182,7 +191,7 @@ def examples(
     """The first of those that it would be done to."""
     found: list[Job] = []
     for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
-        found += change.of(batch).order_by("pk")[: limit - len(found)]
+        found += _by_index(batch, partial(list, change.of(batch).order_by("pk")[: limit - len(found)]))
         if len(found) >= limit:
             break
     return found

@@ -120,7 +120,7 @@ def _return(moment: datetime, using: str) -> int:
     held, returned = Job.objects.using(using).scheduled().filter(run_after=moment), 0
     while ids := list(held.order_by("run_after").values_list("pk", flat=True)[:CHUNK]):
         write = partial(RUN_NOW.write, held.filter(pk__in=sorted(ids)))
-        returned += sum(get_dialect(using).transact(write))
+        returned += sum(get_dialect(using).transact_by_index(write))
     return returned
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Case, Q, Value, When
 from django.db.models.base import ModelState
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -62,6 +62,15 @@ class JobQuerySet(models.QuerySet["Job"]):
     def to_follow_up(self) -> JobQuerySet:
         """At their end, and others wait for them that have not been told."""
         return self.filter(_TO_FOLLOW_UP)
+
+    def of_other_tasks(self, paths: Collection[str]) -> JobQuerySet:
+        """Those of none of these tasks.
+
+        As a CASE, of which PostgreSQL knows no more than that it may be true: where nearly all jobs in line are of one
+        task, it would take what is left for so little that it sorts a table rather than walk along an index.
+        """
+        of_these = Case(When(task_path__in=list(paths), then=Value(False)), default=Value(True))
+        return self.filter(of_these)
 
     def running(self) -> JobQuerySet:
         return self.filter(status=Status.RUNNING)

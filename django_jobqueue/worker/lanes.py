@@ -198,7 +198,7 @@ class Lanes:
         return only is not None
 
     def _wanted(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
-        jobs = jobs.exclude(task_path__in=self.paused) if self.paused else jobs
+        jobs = Job.objects.using(self.using).of_other_tasks(self.paused) if self.paused else jobs
         return jobs if self.narrow is None else self.narrow(jobs)
 
     def _note_queues(self) -> None:

@@ -13,6 +13,7 @@ from django_jobqueue.lifecycle import Cancelled, cancel, control, move, repriori
 from django_jobqueue.lifecycle import portions as module
 from django_jobqueue.lifecycle.changes import CANCEL, RETRY, to_priority, to_queue, to_time
 from django_jobqueue.models import Job
+from django_jobqueue.models.job import JobQuerySet
 
 from ..tasks import add, noop
 from .steps import USING, enqueue, fresh, take, tick
@@ -102,6 +103,24 @@ def test_what_comes_while_it_works_is_left_out(small_batches):
     for batch in module.portions(Job.objects.all(), USING, ["ready"]):
         seen += batch.count()
         enqueue_many([noop.s() for _ in range(5)])
+        assert seen <= 7
+    assert seen == 7
+
+
+@pytest.mark.parametrize("kind", ["failed", "scheduled"])
+def test_nor_what_comes_to_be_of_its_kind_meanwhile(small_batches, kind):
+    later = timezone.now() + timedelta(hours=1)
+    values = {"failed": {"status": "FAILED"}, "scheduled": {"place": None, "run_after": later}}[kind]
+
+    def more(number):
+        new = [int(result.id) for result in enqueue_many([noop.s() for _ in range(number)])]
+        Job.objects.filter(pk__in=new).update(**values)
+
+    more(7)
+    seen = 0
+    for batch in module.portions(Job.objects.all(), USING, [kind]):
+        seen += batch.count()
+        more(5)
         assert seen <= 7
     assert seen == 7
 
@@ -208,6 +227,24 @@ def test_an_interrupt_leaves_whole_batches(small_batches):
     with pytest.raises(KeyboardInterrupt):
         move(Job.objects.all(), "other", progress=stop)
     assert Job.objects.filter(queue_name="other").count() == 6
+
+
+def test_a_batch_is_written_as_a_whole_or_not_at_all(monkeypatch):
+    """Also where a change takes several statements, and the second one fails."""
+    jobs = one_of_each()
+    before = statuses(jobs)
+    update, calls = JobQuerySet.update, []
+
+    def fails_later(self, **values):
+        calls.append(values)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return update(self, **values)
+
+    monkeypatch.setattr(JobQuerySet, "update", fails_later)
+    with pytest.raises(KeyboardInterrupt):
+        cancel([job.pk for job in jobs.values()])
+    assert len(calls) == 2 and statuses(jobs) == before
 
 
 def test_counting_and_looking_change_nothing():
