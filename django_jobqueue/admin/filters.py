@@ -104,7 +104,8 @@ class BatchFilter(SimpleListFilter):
     parameter_name = "batch"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Choices:
-        return [(str(batch.pk), str(batch)) for batch in Batch.objects.using(database()).filter(pk=self.number)]
+        found = Batch.objects.using(database()).filter(pk=self.number) if self.number else ()
+        return [(str(batch.pk), str(batch)) for batch in found]
 
     def has_output(self) -> bool:
         return self.value() is not None
