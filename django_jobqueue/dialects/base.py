@@ -133,9 +133,9 @@ class Dialect:
 
         return self.again_after_collision(in_transaction)
 
-    def transact_by_index(self, write: Callable[[], T]) -> T:
-        """``transact`` for rows that are named by a long list of ids, whatever the planner thinks of that."""
-        return self.transact(write)
+    def transact_by_index(self, do: Callable[[], T]) -> T:
+        """``transact`` for statements whose index is known, whatever the planner believes of the table."""
+        return self.transact(do)
 
     def again_after_collision(self, write: Callable[[], T]) -> T:
         """``write()``, which is one transaction of its own; again, a few times, if it collided with another."""

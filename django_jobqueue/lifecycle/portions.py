@@ -3,15 +3,18 @@
 A filter may be anything, and no index answers it: so each kind of job is walked along the index that holds it, in the
 index's own order, from one key to the next. A batch is what the filter leaves of a thousand rows. No statement reads
 more than those, no list of all ids is ever made, and what is done to a batch is a transaction of its own.
+
+The order is the index's one column and no more: for a second one PostgreSQL may sort all that is left of a line, page
+after page, and so do the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
 from ..dialects import get_dialect
 from ..models import Job
@@ -19,13 +22,13 @@ from ..models import Job
 #: So many rows are looked at for one batch.
 BATCH = 1000
 #: The kinds of jobs that an index holds, in the words of ``stats.totals``, and what each is in order of.
-ORDERS: dict[str, tuple[str, ...]] = {
-    "ready": ("place", "id"),
-    "scheduled": ("run_after", "id"),
-    "waiting": ("id",),
-    "running": ("worker_id", "id"),
-    "failed": ("id",),
-    "cancelled": ("id",),
+ORDERS = {
+    "ready": "place",
+    "scheduled": "run_after",
+    "waiting": "id",
+    "running": "worker_id",
+    "failed": "id",
+    "cancelled": "id",
 }
 
 Jobs = Iterable[int] | QuerySet[Job]
@@ -69,19 +72,19 @@ def _lines(kind: str, using: str) -> Iterator[QuerySet[Job]]:
         yield everything.filter(status=kind.upper(), id__lte=newest)
 
 
-def _walk(line: QuerySet[Job], order: tuple[str, ...]) -> Iterator[list[int]]:
+def _walk(line: QuerySet[Job], column: str) -> Iterator[list[int]]:
     """The ids of the rows, page by page; what leaves the line meanwhile does not matter, nor what joins it behind."""
-    rows = line.order_by(*order).values_list(*order)
-    page: list[Any] = list(rows[:BATCH])
-    while page:
-        yield sorted(row[-1] for row in page)
-        page = list(rows.filter(_behind(order, page[-1]))[:BATCH]) if len(page) == BATCH else []
-
-
-def _behind(order: tuple[str, ...], last: tuple[Any, ...]) -> Q:
-    """What comes after that key. The first column's own bound is what leads into the index."""
-    if len(order) == 1:
-        return Q(id__gt=last[0])
-    name = order[0]
-    further = Q(**{f"{name}__gt": last[0]}) | Q(**{name: last[0], "id__gt": last[1]})
-    return Q(**{f"{name}__gte": last[0]}) & further
+    read = get_dialect(line.db).transact_by_index
+    rows = line.order_by(column).values_list(column, "id")
+    page = read(lambda: list(rows[: BATCH + 1]))
+    while len(page) > BATCH:
+        last = page[-2][0]
+        if page[-1][0] == last:  # the page ends among equals: they are read in one go, there are seldom many
+            whole = [pk for value, pk in page if value != last]
+            yield from _chunks([*whole, *line.filter(**{column: last}).values_list("id", flat=True)])
+        else:
+            yield sorted(pk for _, pk in page[:-1])
+        further = rows.filter(**{f"{column}__gt": last})[: BATCH + 1]
+        page = read(partial(list, further))
+    if page:
+        yield sorted(pk for _, pk in page)

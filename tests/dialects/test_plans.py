@@ -27,6 +27,7 @@ from django_jobqueue.lifecycle import (
     follow_up,
     pause,
     pause_schedule,
+    portions,
     reap,
     register,
     renew,
@@ -95,6 +96,9 @@ def fill_table() -> None:
             f"SELECT id - 1, id, 'cancel', {listed}, 'SUCCESSFUL' FROM {Job._meta.db_table} "
             "WHERE status = 'SUCCESSFUL' ORDER BY id LIMIT 20000"
         )
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT setval('django_jobqueue_place', 1000000)")  # behind those
     analyse()
 
 
@@ -331,6 +335,28 @@ def test_g14_every_statement_of_control_finds_its_index(full_table, explained):
     assert lanes.paused and len(get_dialect("default").claim(lanes.order, 50, WORKER, TOKEN, only=lanes.only)) == 50
     held_back(QueueSelector(), "default")
     assert explained == []
+
+
+@pytest.mark.parametrize("kind", ["ready", "scheduled"])
+def test_g14_a_page_of_a_line_is_read_in_the_order_of_its_index(queue_db, kind):
+    """A sort would read all that is left of the line, for each page. Nobody has told the planner of these rows."""
+    fill(5000, "READY", **({"place": "a.n + 10 * b.n + 100 * c.n + 1000 * d.n + 1"} if kind == "ready" else {}))
+    Job.objects.filter(place=None).update(run_after=Now() + timedelta(hours=1))
+    plans = []
+
+    def explain(execute, sql, params, many, context):
+        if sql.startswith("SELECT") and "LIMIT 1001" in sql:
+            context["cursor"].cursor.execute(f"EXPLAIN {'QUERY PLAN' * (connection.vendor == 'sqlite')} {sql}", params)
+            plans.append(str(context["cursor"].cursor.fetchall()))
+        return execute(sql, params, many, context)
+
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT setval('django_jobqueue_place', 1000000)")
+    with connection.execute_wrapper(explain):
+        assert sum(len(list(batch)) for batch in portions.portions(Job.objects.all(), "default", [kind])) == 5000
+    assert plans
+    assert not [plan for plan in plans if any(word in plan for word in ("Sort", "TEMP B-TREE", "filesort"))]
 
 
 # -- an old snapshot ------------------------------------------------------------------------------
