@@ -137,7 +137,9 @@ class JobPage:
 
     @property
     def _batch(self) -> str | SafeString:
-        batch = Batch.objects.using(self.job._state.db).filter(pk=self.job.batch_id or 0).first()
+        if self.job.batch_id is None:
+            return ""
+        batch = Batch.objects.using(self.job._state.db).filter(pk=self.job.batch_id).first()
         if batch is None:
             return ""
         url = reverse(f"{self.site}:django_jobqueue_batch_change", args=[batch.pk])

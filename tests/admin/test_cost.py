@@ -8,7 +8,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_jobqueue.admin import changelist
-from django_jobqueue.models import Attempt, Job, Queue
+from django_jobqueue.models import Attempt, Dependency, Job, Queue
 
 from .pages import JOBS, PAUSES, QUEUES, WORKERS, job_page, run_action
 from .plans import analyse, watched
@@ -67,6 +67,8 @@ def years_later(add_jobs, add_attempt, add_worker, monkeypatch):
     fields = {"number": 1, "started_at": now, "finished_at": now, "outcome": "succeeded", "worker": worker}
     done = Job.objects.filter(status=Status.SUCCESSFUL).values_list("pk", flat=True)
     Attempt.objects.bulk_create([Attempt(job_id=pk, **fields) for pk in done])
+    waits = [Dependency(on_id=pk - 1, job_id=pk, rule="cancel", status=Status.SUCCESSFUL) for pk in done]
+    Dependency.objects.bulk_create(waits)
     add_jobs(5, status=Status.RUNNING, worker=worker, queue_name="mail")
     add_worker(seconds_left=-5)
     for name in ("default", "mail", "images"):
