@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 REAP_INTERVAL = 5.0
 PRUNE_INTERVAL = 60.0
 #: What is there for accidents only is done every so many times.
-SELDOM = 3
+SELDOM = 6
 #: Batches of one prune: a long backlog is worked off bit by bit, beside the jobs.
 PRUNE_BATCHES = 5
 
