@@ -37,9 +37,8 @@ def pause(
     if queue_name is not None and task is None and key is None:
         Queue.objects.using(using).get_or_create(name=queue_name)
         open_queue = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=True)
-        paused = bool(open_queue.update(paused_at=Now()))
-    else:
-        paused = _pause(*_named(queue_name, task, key), using)
+        return bool(open_queue.update(paused_at=Now()))
+    paused = _pause(*_named(queue_name, task, key), using)
     if paused:
         notify.look(using)  # busy workers look often enough; idle ones that are about to be told of jobs learn it now
     return paused
