@@ -8,15 +8,18 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import ShowFacets
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import reverse
 
 from .. import conf
 from .pagination import CappedPaginator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from django.db.models import QuerySet
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
 
     ModelAdmin = admin.ModelAdmin[Any]
 else:
@@ -67,6 +70,21 @@ class ReadOnlyAdmin(ModelAdmin):
         if rows:
             user: Any = request.user
             LogEntry.objects.log_actions(user.pk, rows, CHANGE, str(label))
+
+    def posted(
+        self, request: HttpRequest, pk: str, permission: str, do: Callable[[Any], object], *, back: str = "changelist"
+    ) -> HttpResponse:
+        """The answer to a button: do it to the row, and go back to the list, or to the row's page (``change``)."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not (self.has_view_permission(request) and self.may(request, permission)):
+            raise PermissionDenied
+        found = self.get_object(request, pk)
+        if found is None:
+            raise Http404
+        do(found)
+        page = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}_{back}"
+        return HttpResponseRedirect(reverse(page, args=[found.pk] if back == "change" else []))
 
     def may(self, request: HttpRequest, codename: str) -> bool:
         """Has the user this permission of ours?"""

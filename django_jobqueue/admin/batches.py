@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
-from django.utils.html import format_html
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import stats
@@ -19,6 +16,7 @@ from ..models import Batch, Job
 from . import words
 from .base import ReadOnlyAdmin, database
 from .graph import DRAWN, graph_of
+from .verbs import RETRIED
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -69,26 +67,23 @@ class BatchAdmin(ReadOnlyAdmin):
 
     def verb_view(self, request: HttpRequest, batch_id: int, name: str) -> HttpResponse:
         """The target of the buttons on a batch's page."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        if not (self.has_view_permission(request) and self.may(request, f"{name}_batch")):
-            raise PermissionDenied
-        batch = self.get_object(request, str(batch_id))
-        if batch is None:
-            raise Http404
-        done, sentence = self.do(name, batch)
+        return self.posted(
+            request, str(batch_id), f"{name}_batch", lambda batch: self.do(request, name, batch), back="change"
+        )
+
+    def do(self, request: HttpRequest, name: str, batch: Batch) -> None:
+        """Do it, say what happened, and leave a trace in the admin's history."""
+        done, sentence = self._retry(batch) if name == "retry" else self._cancel(batch)
         self.message_user(request, sentence, messages.SUCCESS if done else messages.WARNING)
         if done:
             self.log_verb(request, VERBS[name], [batch])
-        return HttpResponseRedirect(reverse(f"{self.admin_site.name}:django_jobqueue_batch_change", args=[batch.pk]))
 
-    def do(self, name: str, batch: Batch) -> tuple[int, str]:
-        using = database()
-        if name == "retry":
-            count = retry_batch(batch.pk, using)
-            told = ngettext("%(count)d job was put back in line.", "%(count)d jobs were put back in line.", count)
-            return count, told % {"count": count}
-        done = cancel_batch(batch.pk, using)
+    def _retry(self, batch: Batch) -> tuple[int, str]:
+        count = retry_batch(batch.pk, database())
+        return count, str(RETRIED % {"count": count})
+
+    def _cancel(self, batch: Batch) -> tuple[int, str]:
+        done = cancel_batch(batch.pk, database())
         told = gettext("%(cancelled)d jobs were cancelled, %(requested)d running ones were asked to stop.")
         counts = {"cancelled": done.cancelled, "requested": done.requested}
         return sum(counts.values()), told % counts
@@ -163,10 +158,7 @@ class BatchAdmin(ReadOnlyAdmin):
         numbers = batch.numbers
         more = "+" if numbers.capped else ""
         counts = {"done": f"{numbers.done:,}{more}", "total": f"{numbers.total:,}{more}"}
-        text = gettext("%(done)s of %(total)s") % counts
-        percent = f"{100 * numbers.done / max(1, numbers.total):.0f}"
-        bar = '<progress class="jq-progress" max="100" value="{}">{} %</progress> {}'
-        return format_html(bar, percent, percent, text)
+        return words.bar(numbers.done / max(1, numbers.total), gettext("%(done)s of %(total)s") % counts)
 
     @admin.display(description=_("created"))
     def created(self, batch: Batch) -> SafeString | str:

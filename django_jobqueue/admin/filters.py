@@ -17,7 +17,7 @@ from .kinds import KINDS
 from .words import as_id
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
+    from django.db.models import Model, QuerySet
     from django.http import HttpRequest
 
     from ..models import Job
@@ -72,17 +72,30 @@ class TaskFilter(SimpleListFilter):
         return queryset.filter(task_path=self.value()) if self.value() else queryset
 
 
-class WorkerFilter(SimpleListFilter):
-    """The jobs that one worker is running. Shown only where a link has led to it."""
+class LinkedFilter(SimpleListFilter):
+    """By the number of a row of another model. Shown only where a link has led to it."""
 
-    title = _("worker")
-    parameter_name = "worker"
+    model: type[Model]
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Choices:
-        return [(str(worker.pk), str(worker)) for worker in Worker.objects.using(database()).filter(pk=self.number)]
+        rows = self.model._default_manager.using(database()).filter(pk=self.number) if self.number else ()
+        return [(str(row.pk), str(row)) for row in rows]
 
     def has_output(self) -> bool:
         return self.value() is not None
+
+    @property
+    def number(self) -> int:
+        """The row's id; 0, which is nobody's, for what is no number."""
+        return as_id(self.value() or "") or 0
+
+
+class WorkerFilter(LinkedFilter):
+    """The jobs that one worker is running."""
+
+    title = _("worker")
+    parameter_name = "worker"
+    model = Worker
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         if self.value() is None:
@@ -91,32 +104,16 @@ class WorkerFilter(SimpleListFilter):
         running = KINDS["running"].of(queryset)
         return running.filter(worker_id=self.number)
 
-    @property
-    def number(self) -> int:
-        """The worker's id; 0, which is nobody's, for what is no number."""
-        return as_id(self.value() or "") or 0
 
-
-class BatchFilter(SimpleListFilter):
-    """The jobs of one batch. Shown only where a link has led to it."""
+class BatchFilter(LinkedFilter):
+    """The jobs of one batch."""
 
     title = _("batch")
     parameter_name = "batch"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Choices:
-        found = Batch.objects.using(database()).filter(pk=self.number) if self.number else ()
-        return [(str(batch.pk), str(batch)) for batch in found]
-
-    def has_output(self) -> bool:
-        return self.value() is not None
+    model = Batch
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         return queryset if self.value() is None else queryset.filter(batch_id=self.number)
-
-    @property
-    def number(self) -> int:
-        """The batch's id; 0, which is nobody's, for what is no number."""
-        return as_id(self.value() or "") or 0
 
 
 def _given(chosen: SimpleListFilter) -> tuple[str, ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -25,8 +23,6 @@ from .values import PERMISSION, STEERINGS
 from .verbs import CANCEL, RETRY, RUN_NOW, VERBS, Verb, act
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from django.db.models import QuerySet
     from django.http import HttpRequest, HttpResponse
     from django.utils.safestring import SafeString
@@ -93,22 +89,19 @@ class JobAdmin(ReadOnlyAdmin):
     def verb_view(self, request: HttpRequest, job_id: int, name: str) -> HttpResponse:
         """The target of the buttons on a job's page."""
         verb = VERBS[name]
-        return self.with_job(request, job_id, verb.permission, lambda job: self.do(request, verb, [job], database()))
+        return self.posted(
+            request, str(job_id), verb.permission, lambda job: self.do(request, verb, [job], database()), back="change"
+        )
 
     def switch_view(self, request: HttpRequest, job_id: int, name: str) -> HttpResponse:
         """And of the one that pauses or resumes the job's task."""
-        return self.with_job(request, job_id, "pause_task", lambda job: switch(self, request, name, task=job.task_path))
-
-    def with_job(self, request: HttpRequest, job_id: int, permission: str, do: Callable[[Job], None]) -> HttpResponse:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        if not (self.has_view_permission(request) and self.may(request, permission)):
-            raise PermissionDenied
-        job = self.get_object(request, str(job_id))
-        if job is None:
-            raise Http404
-        do(job)
-        return HttpResponseRedirect(reverse(f"{self.admin_site.name}:django_jobqueue_job_change", args=[job.pk]))
+        return self.posted(
+            request,
+            str(job_id),
+            "pause_task",
+            lambda job: switch(self, request, name, task=job.task_path),
+            back="change",
+        )
 
     # The page of one job
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -113,32 +113,24 @@ class PauseAdmin(ReadOnlyAdmin):
         """The target of the form above the list."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        self.check_permission(request)
+        if not (self.has_view_permission(request) and self.has_pause_permission(request)):
+            raise PermissionDenied
         form = PauseForm(request.POST)
         if form.is_valid():
             switch(self, request, "pause", **{form.cleaned_data["kind"]: form.cleaned_data["name"]})
         else:
             for name, errors in form.errors.items():
                 self.message_user(request, f"{form.fields[name].label}: {' '.join(map(str, errors))}", messages.ERROR)
-        return self.back()
+        return HttpResponseRedirect(reverse(f"{self.admin_site.name}:django_jobqueue_pause_changelist"))
 
     def resume_view(self, request: HttpRequest, number: int) -> HttpResponse:
         """The target of the buttons in the list."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        self.check_permission(request)
-        pause = self.get_object(request, str(number))
-        if pause is None:
-            raise Http404
-        switch(self, request, "resume", **{pause.kind: pause.name})
-        return self.back()
-
-    def check_permission(self, request: HttpRequest) -> None:
-        if not (self.has_view_permission(request) and self.has_pause_permission(request)):
-            raise PermissionDenied
-
-    def back(self) -> HttpResponse:
-        return HttpResponseRedirect(reverse(f"{self.admin_site.name}:django_jobqueue_pause_changelist"))
+        return self.posted(
+            request,
+            str(number),
+            "pause_task",
+            lambda pause: switch(self, request, "resume", **{pause.kind: pause.name}),
+        )
 
     # The columns of the list
 
@@ -159,14 +151,8 @@ class PauseAdmin(ReadOnlyAdmin):
 
     @admin.display(description=pgettext_lazy("column", "switch"))
     def switch(self, pause: Pause) -> SafeString:
-        """A button of the list's own form, which carries the CSRF token, to another address."""
         url = reverse(f"{self.admin_site.name}:{verb_url('resume')}", args=[pause.pk])
-        return format_html(
-            '<button type="submit" class="jq-button" formmethod="post" formaction="{}" aria-label="{}">{}</button>',
-            url,
-            f"{gettext('Resume')} {pause.name}",
-            gettext("Resume"),
-        )
+        return words.button(url, gettext("Resume"), f"{gettext('Resume')} {pause.name}")
 
 
 def verb_url(name: str) -> str:

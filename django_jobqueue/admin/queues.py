@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -98,15 +96,7 @@ class QueueAdmin(ReadOnlyAdmin):
 
     def verb_view(self, request: HttpRequest, queue: str, name: str) -> HttpResponse:
         """The target of the buttons in the list."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        if not (self.has_view_permission(request) and self.has_pause_permission(request)):
-            raise PermissionDenied
-        found = self.get_object(request, unquote(queue))
-        if found is None:
-            raise Http404
-        self.do(request, name, [found])
-        return HttpResponseRedirect(reverse(f"{self.admin_site.name}:django_jobqueue_queue_changelist"))
+        return self.posted(request, unquote(queue), "pause_queue", lambda found: self.do(request, name, [found]))
 
     # The columns of the list
 
@@ -139,15 +129,9 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.display(description=pgettext_lazy("column", "switch"))
     def switch(self, queue: Queue) -> SafeString:
-        """A button of the list's own form, which carries the CSRF token, to another address."""
         name = RESUME if queue.is_paused else PAUSE
         url = reverse(f"{self.admin_site.name}:{verb_url(name)}", args=[quote(queue.pk)])
-        return format_html(
-            '<button type="submit" class="jq-button" formmethod="post" formaction="{}" aria-label="{}">{}</button>',
-            url,
-            f"{LABELS[name]} {queue.name}",
-            LABELS[name],
-        )
+        return words.button(url, LABELS[name], f"{LABELS[name]} {queue.name}")
 
     def link(self, queue: Queue, status: str, text: str) -> SafeString:
         url = reverse(f"{self.admin_site.name}:django_jobqueue_job_changelist")

@@ -72,13 +72,8 @@ class ScheduleColumns(ReadOnlyAdmin):
         return self.button(RUN_NOW, schedule)
 
     def button(self, name: str, schedule: Schedule) -> SafeString:
-        """A button of the list's own form, which carries the CSRF token, to another address."""
-        return format_html(
-            '<button type="submit" class="jq-button" formmethod="post" formaction="{}" aria-label="{}">{}</button>',
-            reverse(f"{self.admin_site.name}:{verb_url(name)}", args=[schedule.pk]),
-            f"{LABELS[name]}: {schedule}",
-            LABELS[name],
-        )
+        url = reverse(f"{self.admin_site.name}:{verb_url(name)}", args=[schedule.pk])
+        return words.button(url, LABELS[name], f"{LABELS[name]}: {schedule}")
 
     # On the page of one schedule
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpResponseNotAllowed, HttpResponseRedirect
-from django.urls import path, reverse
+from django.urls import path
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
@@ -34,18 +32,7 @@ DONE = {
 STAYS = _("%(name)s stands in the code: take it out there.")
 LEFT = ngettext_lazy("%(count)d was left as it was.", "%(count)d were left as they were.", "count")
 
-MADE_HERE: tuple[str, ...] = (
-    "name",
-    "task_path",
-    "args",
-    "kwargs",
-    "spec",
-    "time_zone",
-    "jitter",
-    "overlap",
-    "catch_up",
-)
-MADE_HERE += ("queue_name", "priority")
+MADE_HERE = tuple(ScheduleForm.Meta.fields)
 TOLD = ("state", "when", "following", "previous", "last_job", "skips", "source")
 
 
@@ -137,15 +124,7 @@ class ScheduleAdmin(ScheduleColumns):
 
     def verb_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
         """The target of the buttons in the list."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        if not (self.has_view_permission(request) and self.may(request, PERMISSIONS[name])):
-            raise PermissionDenied
-        found = self.get_object(request, str(pk))
-        if found is None:
-            raise Http404
-        self.do(request, name, [found])
-        return HttpResponseRedirect(reverse(f"{self.admin_site.name}:django_jobqueue_schedule_changelist"))
+        return self.posted(request, str(pk), PERMISSIONS[name], lambda found: self.do(request, name, [found]))
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         context = {"title": _("Schedules"), **(extra_context or {})}

@@ -166,9 +166,22 @@ def progress(job: Job) -> SafeString | str:
     if not isinstance(total, int | float) or total <= 0:
         return format_html("{} {}", f"{done:g}", message)
     text = _("%(done)s of %(total)s") % {"done": f"{done:g}", "total": f"{total:g}"}
-    percent = f"{min(100.0, max(0.0, 100 * done / total)):.0f}"
+    return bar(done / total, f"{text} {message}")
+
+
+def bar(part: float, text: str) -> SafeString:
+    """How much of something is done, and beside it the text."""
+    percent = f"{min(100.0, max(0.0, 100 * part)):.0f}"
+    return format_html('<progress class="jq-progress" max="100" value="{}">{} %</progress> {}', percent, percent, text)
+
+
+def button(url: str, label: Any, aria_label: str) -> SafeString:
+    """A button of a list's own form, which carries the CSRF token, to another address."""
     return format_html(
-        '<progress class="jq-progress" max="100" value="{}">{} %</progress> {} {}', percent, percent, text, message
+        '<button type="submit" class="jq-button" formmethod="post" formaction="{}" aria-label="{}">{}</button>',
+        url,
+        aria_label,
+        label,
     )
 
 
