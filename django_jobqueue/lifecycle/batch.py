@@ -17,26 +17,20 @@ CANCELLED_IN_ORDER = (Job.Status.WAITING, Job.Status.READY, Job.Status.RUNNING)
 def cancel_batch(batch_id: int, using: str = "default") -> control.Cancelled:
     """Cancel what has not started, ask what runs to stop, and let nobody add to the batch any more."""
     Batch.objects.using(using).filter(pk=batch_id, cancelled_at__isnull=True).update(cancelled_at=Now())
-    done = control.Cancelled()
-    for status in CANCELLED_IN_ORDER:
-        for ids in _ids_of(batch_id, status, using):
-            done += control.cancel(ids, using)
-    return done
+    cancelled = (control.cancel(_ids_of(batch_id, status, using), using) for status in CANCELLED_IN_ORDER)
+    return sum(cancelled, control.Cancelled())
 
 
 def retry_batch(batch_id: int, using: str = "default") -> int:
     """Run again what has failed or was cancelled, and what comes behind it; how many are in line at once."""
     Batch.objects.using(using).filter(pk=batch_id).update(cancelled_at=None)
-    return sum(
-        control.retry(ids, using)
-        for status in (Job.Status.FAILED, Job.Status.CANCELLED)
-        for ids in _ids_of(batch_id, status, using)
-    )
+    statuses = (Job.Status.FAILED, Job.Status.CANCELLED)
+    return sum(control.retry(_ids_of(batch_id, status, using), using) for status in statuses)
 
 
-def _ids_of(batch_id: int, status: str, using: str) -> Iterator[list[int]]:
-    """The jobs of the batch with this status, some at a time, each once: their status may change meanwhile."""
+def _ids_of(batch_id: int, status: str, using: str) -> Iterator[int]:
+    """The jobs of the batch with this status, each once: their status may change meanwhile."""
     rows, behind = Job.objects.using(using).filter(batch=batch_id, status=status).order_by("pk"), 0
     while ids := list(rows.filter(pk__gt=behind).values_list("pk", flat=True)[:CHUNK]):
-        yield ids
+        yield from ids
         behind = ids[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import F
 
 from ..models import Batch, Dependency, Job
@@ -117,9 +117,7 @@ def _join(jobs: Sequence[Job], beside: int, using: str) -> None:
 def _listeners(on: int, using: str) -> list[Dependency]:
     """The waits for this job of those that still wait, locked: none of them will hear of its end before we are done."""
     open_ends = Dependency.objects.using(using).filter(on=on, status__isnull=True).order_by("job_id")
-    waiting = Job.objects.using(using).waiting().order_by("pk")
-    if connections[using].features.has_select_for_update:
-        waiting = waiting.select_for_update()
+    waiting = Job.objects.using(using).waiting().order_by("pk").select_for_update()
     locked: set[int] = set()
     for chunk in chunks(sorted({one.job_id for one in open_ends})):
         locked.update(waiting.filter(pk__in=chunk).values_list("pk", flat=True))

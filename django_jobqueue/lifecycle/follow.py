@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Now
 
@@ -44,10 +44,6 @@ def follow_up(using: str) -> set[Lane]:
     while (found := get_dialect(using).transact(lambda: _take_ends(using))) is not None:
         lanes |= found
     return lanes
-
-
-def is_anything_to_follow_up(using: str) -> bool:
-    return Job.objects.using(using).to_follow_up().order_by("pk").exists()
 
 
 def link(dependencies: Sequence[Dependency], using: str, *, late: Collection[int] = ()) -> None:
@@ -100,9 +96,7 @@ def _take_ends(using: str, among: Collection[int] | None = None) -> set[Lane] | 
     rows = Job.objects.using(using).to_follow_up().order_by("pk")
     if among is not None:
         rows = rows.filter(pk__in=among)
-    if connections[using].features.has_select_for_update_skip_locked:
-        rows = rows.select_for_update(skip_locked=True)
-    ends: dict[int, str] = dict(rows.values_list("pk", "status")[:ENDS])
+    ends: dict[int, str] = dict(rows.select_for_update(skip_locked=True).values_list("pk", "status")[:ENDS])
     return _tell(ends, using) if ends else None
 
 
@@ -120,9 +114,7 @@ def _tell(ends: Mapping[int, str], using: str) -> set[Lane]:
 def _locked(ids: Sequence[int], using: str) -> dict[int, Job]:
     """Those that still wait, locked in the order of their numbers."""
     fields = "pk", "waiting_for", "attempts", "queue_name", "priority", "run_after", "args", "task_path", "options"
-    rows = Job.objects.using(using).waiting().order_by("pk").only(*fields)
-    if connections[using].features.has_select_for_update:
-        rows = rows.select_for_update()
+    rows = Job.objects.using(using).waiting().order_by("pk").only(*fields).select_for_update()
     return {job.pk: job for chunk in chunks(ids) for job in rows.filter(pk__in=chunk)}
 
 
@@ -139,11 +131,11 @@ def _move_on(
     for pk, heard in news.items():
         bad = next((one for one in heard if one.rule in STRICT and ends[one.on_id] != Job.Status.SUCCESSFUL), None)
         if bad is not None:
-            _end(listeners[pk], bad.rule, *_told_why(bad.on_id, ends[bad.on_id]), using)
+            _end(listeners[pk], bad.rule, _told_why(bad.on_id, ends[bad.on_id]), using)
         elif listeners[pk].waiting_for > len(heard):
             fewer.setdefault(len(heard), []).append(pk)
         elif heard[0].rule == Rule.RESCUE and not _has_something_failed(pk, using):
-            _end(listeners[pk], Rule.CANCEL, "Everything that it waited for has succeeded.", None, using)
+            _end(listeners[pk], Rule.CANCEL, "Everything that it waited for has succeeded.", using)
         else:
             free.append(listeners[pk])
     jobs = Job.objects.using(using)
@@ -153,9 +145,9 @@ def _move_on(
     return _release(free, using)
 
 
-def _told_why(on: int, status: str) -> tuple[str, type[Exception]]:
+def _told_why(on: int, status: str) -> str:
     what = "has failed" if status == Job.Status.FAILED else "was cancelled"
-    return f"Job #{on}, which it waited for, {what}.", DependencyFailed
+    return f"Job #{on}, which it waited for, {what}."
 
 
 def _has_something_failed(pk: int, using: str) -> bool:
@@ -163,7 +155,7 @@ def _has_something_failed(pk: int, using: str) -> bool:
     return heard.exclude(status=Job.Status.SUCCESSFUL).exists()
 
 
-def _end(job: Job, rule: str, message: str, error: type[Exception] | None, using: str) -> None:
+def _end(job: Job, rule: str, message: str, using: str) -> None:
     """It will not run; the reason is put on record as an attempt that no worker has made."""
     fails = rule == Rule.FAIL
     status = Job.Status.FAILED if fails else Job.Status.CANCELLED
@@ -178,7 +170,7 @@ def _end(job: Job, rule: str, message: str, error: type[Exception] | None, using
         finished_at=Now(),
         outcome=State.FAILED if fails else State.SKIPPED,
         message=message,
-        exception_class_path=f"{error.__module__}.{error.__qualname__}" if fails and error else "",
+        exception_class_path=f"{DependencyFailed.__module__}.{DependencyFailed.__qualname__}" if fails else "",
     )
 
 

@@ -23,9 +23,6 @@ class Retried:
     retried: int = 0
     held: int = 0
 
-    def __add__(self, other: Retried) -> Retried:
-        return Retried(self.retried + other.retried, self.held + other.held)
-
 
 def put_back(jobs: QuerySet[Job]) -> Retried:
     """Retry those of the jobs that can be; at most a thousand, in the caller's transaction."""

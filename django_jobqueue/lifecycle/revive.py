@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from django.db import connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from ..dialects import get_dialect
@@ -49,19 +49,14 @@ def _revive(candidates: Sequence[int], using: str) -> list[int]:
 def _let_wait(candidates: Sequence[int], using: str) -> list[int]:
     jobs = Job.objects.using(using)
     ended = jobs.filter(pk__in=candidates, status__in=ENDED).order_by("pk")
-    if connections[using].features.has_select_for_update:
-        ended = ended.select_for_update()
-    locked = list(ended.values_list("pk", flat=True))
+    locked = list(ended.select_for_update().values_list("pk", flat=True))
     sad = _sad_ends(using)
     still_ended = Exists(jobs.filter(pk=OuterRef("on_id")).exclude(status__in=UNFINISHED))
     hopeless = set(sad.filter(still_ended, job__in=locked).values_list("job_id", flat=True))
     revived = [pk for pk in locked if pk not in hopeless]
     sad.filter(job__in=revived).update(status=None)
     open_ends = Dependency.objects.using(using).filter(job__in=revived, status__isnull=True)
-    numbers: dict[int, int] = {}
-    for job, _on in open_ends.values_list("job_id", "on_id"):
-        numbers[job] = numbers.get(job, 0) + 1
-    for pk, number in sorted(numbers.items()):
+    for pk, number in sorted(Counter(open_ends.values_list("job_id", flat=True)).items()):
         jobs.filter(pk=pk).update(
             status=Job.Status.WAITING,
             waiting_for=number,

@@ -6,7 +6,7 @@ for that end, and then sees what has become of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,9 +23,8 @@ from ..models.batch import Rule
 from ..models.fields import NextPlace
 from ..models.job import UNFINISHED
 from .claim import attach_past_attempts
-from .follow import link
+from .follow import CHUNK, chunks, link
 
-CHUNK = 500
 #: A job in one of these does not run: not yet, or not again yet.
 WAITS = (Job.Status.WAITING, Job.Status.READY)
 #: What a job takes over from the one that replaces it. When it runs, and at which place, stays.
@@ -204,10 +203,10 @@ def key_of(job: Job) -> str:
 
 def _locked(keys: Iterable[str], using: str) -> dict[str, Hold]:
     """The keys, ours until the transaction ends, with the jobs that have them. All take them in the same order."""
-    rows = [row for chunk in _chunks(sorted(set(keys))) for row in get_dialect(using).lock_keys(chunk)]
+    rows = [row for chunk in chunks(sorted(set(keys))) for row in get_dialect(using).lock_keys(chunk)]
     ids = sorted({row.job_id for row in rows if row.job_id})
     # In a statement of its own: that of the locks had its time before it had to wait.
-    jobs = {job.pk: job for chunk in _chunks(ids) for job in _newest(chunk, using)}
+    jobs = {job.pk: job for chunk in chunks(ids) for job in _newest(chunk, using)}
     return {row.key: Hold(row, jobs.get(row.job_id)) for row in rows}
 
 
@@ -236,7 +235,3 @@ def _note(holds: Collection[Hold], using: str) -> None:
             update_fields=["job_id", "until_started", "until"],
             unique_fields=["key"] if with_target else None,
         )
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
