@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -108,26 +108,26 @@ class JobQueueBackend(BaseTaskBackend):
     def enqueue_many(self, calls: Iterable[Call]) -> Sequence[AnyResult]:
         """Insert jobs for all calls in one transaction, or none; their results in the calls' order."""
         calls = list(calls)
-        jobs, keyed = self._jobs(calls)
-        if waits := waits_of(calls):
-            self._lifecycle.enqueue_behind(jobs, waits, partial(self._insert, keyed=keyed), self.database)
+        jobs, kinds = self._jobs(calls)
+        if any(own["waiting_for"] for own in kinds):
+            self._lifecycle.enqueue_behind(jobs, waits_of(calls), self._inserting(kinds), self.database)
         else:
-            self._insert(jobs, keyed)
+            self._inserting(kinds)(jobs)
         return self._results_of(calls, jobs)
 
     def enqueue_steps(self, steps: Sequence[Step], name: str = "") -> tuple[int, Sequence[AnyResult]]:
         """Insert the jobs of a chain or group in one transaction; the number of their batch, and their results."""
         calls = [step.call for step in steps]
         check_waits(step.call.task for step in steps if step.after)
-        jobs, keyed = self._jobs(calls)
-        insert = partial(self._insert, keyed=keyed)
+        jobs, kinds = self._jobs(calls)
+        insert = self._inserting(kinds)
         batch = self._lifecycle.enqueue_batch(jobs, steps, waits_of(calls), name, insert, self.database)
         return batch.pk, self._results_of(calls, jobs)
 
     def enqueue_beside(self, calls: Sequence[Call], beside: int) -> Sequence[AnyResult]:
         """Insert jobs for which those wait too that wait for the job with the number ``beside``."""
-        jobs, keyed = self._jobs(calls)
-        self._lifecycle.enqueue_beside(jobs, beside, partial(self._insert, keyed=keyed), self.database)
+        jobs, kinds = self._jobs(calls)
+        self._lifecycle.enqueue_beside(jobs, beside, self._inserting(kinds), self.database)
         return self._results_of(calls, jobs)
 
     def _results_of(self, calls: Sequence[Call], jobs: Sequence[Job]) -> Sequence[AnyResult]:
@@ -138,9 +138,9 @@ class JobQueueBackend(BaseTaskBackend):
                     announce(task_enqueued, type(self), result)
         return results
 
-    def _jobs(self, calls: Sequence[Call]) -> tuple[list[Job], bool]:
-        """The unsaved jobs for the calls; everything that can be wrong with them is found here. And: has a task of them
-        a unique key? Asked of tasks, because most jobs have none and should not pay for it.
+    def _jobs(self, calls: Sequence[Call]) -> tuple[list[Job], Collection[Mapping[str, Any]]]:
+        """The unsaved jobs for the calls; everything that can be wrong with them is found here. And what the jobs of
+        each task have in common: what few tasks want is asked of those, for most jobs should not pay for it.
         """
         Job, now = self._models.Job, timezone.now()
         columns: dict[int, dict[str, Any]] = {}
@@ -151,7 +151,7 @@ class JobQueueBackend(BaseTaskBackend):
                 columns[id(task)] = own = self._columns(task, now)
             args, kwargs = call_as_json(task.func, call.args, call.kwargs, takes_context=task.takes_context)
             jobs.append(Job.of(own, args=args, kwargs=kwargs))
-        return jobs, any("unique_task" in own for own in columns.values())
+        return jobs, columns.values()
 
     def _columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
         """What all jobs of this task have in common."""
@@ -194,6 +194,9 @@ class JobQueueBackend(BaseTaskBackend):
         if after := getattr(task, "after", ()):
             columns |= {"place": None, "status": self._models.Job.Status.WAITING, "waiting_for": len(after)}
         return columns
+
+    def _inserting(self, kinds: Collection[Mapping[str, Any]]) -> Callable[[list[Job]], None]:
+        return partial(self._insert, keyed=any("unique_task" in own for own in kinds))
 
     def _insert(self, jobs: list[Job], keyed: bool) -> None:
         layers = [layer for layer in project_layers() if hook(layer, "process_enqueue")]
@@ -317,12 +320,9 @@ def _number(result_id: Any) -> int:
 
 def waits_of(calls: Sequence[Call]) -> dict[int, tuple[tuple[int, ...], str]]:
     """By the place of a call, the jobs that it waits for, and its rule; nothing for those that wait for none."""
-    if not any(getattr(task, "after", ()) for task in {id(call.task): call.task for call in calls}.values()):
-        return {}
-    tasks: list[tuple[int, Any]] = [(place, call.task) for place, call in enumerate(calls)]
-    waits = {place: (task.after, task.if_failed) for place, task in tasks if getattr(task, "after", ())}
-    check_waits(call.task for place, call in enumerate(calls) if place in waits)
-    return waits
+    waiting: dict[int, Any] = {place: call.task for place, call in enumerate(calls) if getattr(call.task, "after", ())}
+    check_waits(waiting.values())
+    return {place: (task.after, task.if_failed) for place, task in waiting.items()}
 
 
 def check_waits(tasks: Iterable[AnyTask]) -> None:

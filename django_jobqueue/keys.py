@@ -10,7 +10,7 @@ from inspect import Parameter, signature
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from .outcomes import LONGEST_DELAY, storable
+from .outcomes import is_period, storable
 
 if TYPE_CHECKING:
     from .compat import AnyTask
@@ -115,13 +115,13 @@ def problems_of(task: JobTask[..., Any]) -> Iterator[str]:
     unique, until, conflict = task.unique, task.unique_until, task.on_conflict
     if not (unique is None or isinstance(unique, bool)):
         yield from _problems_of_maker(task)
-    if not (until in UNTIL if isinstance(until, str) else _is_period(until)):
+    if not (until in UNTIL if isinstance(until, str) else is_period(until)):
         yield f"unique_until must be 'finished', 'started' or a positive number of seconds, not {until!r}."
     if conflict not in ON_CONFLICT:
         yield f"on_conflict must be one of {', '.join(map(repr, ON_CONFLICT))}, not {conflict!r}."
     elif conflict == "follow" and until != "finished":
         yield f"on_conflict='follow' is for keys that are held until their job has finished, not {until!r}."
-    if task.max_debounce is not None and not _is_period(task.max_debounce):
+    if task.max_debounce is not None and not is_period(task.max_debounce):
         yield f"max_debounce must be a positive number of seconds, not {task.max_debounce!r}."
     elif task.max_debounce is not None and conflict != "debounce":
         yield f"max_debounce is for on_conflict='debounce', not {conflict!r}."
@@ -150,7 +150,3 @@ def _not_taken(template: str, task: AnyTask) -> list[str]:
     fields = [field for _, field, _, _ in Formatter().parse(template) if field]
     names = [field.replace("[", ".").partition(".")[0] for field in fields]
     return [name for name in names if name and not name.isdigit() and name not in known]
-
-
-def _is_period(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_DELAY

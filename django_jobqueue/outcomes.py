@@ -119,6 +119,12 @@ def describe(exception: BaseException) -> str:
     return storable(f"{name}: {first}" if first else name)[:MESSAGE_LENGTH]
 
 
+def is_period(value: Any) -> bool:
+    """Is it a number of seconds that something may take or last?"""
+    # false for NaN too
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_DELAY
+
+
 def seconds(delay: float | timedelta) -> float:
     """A delay as seconds, never negative. Raise ``ValueError`` for one that no calendar holds."""
     value = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)

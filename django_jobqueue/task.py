@@ -21,7 +21,7 @@ from .compat import (
 from .conf import is_count
 from .keys import problems_of
 from .options import MISSING, as_data, checked, checked_names
-from .outcomes import LONGEST_DELAY, seconds
+from .outcomes import is_period, seconds
 from .registry import is_async
 from .retention import Keep, as_kept
 from .schedules import Entry, check_call
@@ -278,11 +278,7 @@ def check_options(task: JobTask[..., Any]) -> None:
 
     if task.max_attempts is not None and not is_count(task.max_attempts):
         complain(f"max_attempts must be a whole number from 1 to 32767, not {task.max_attempts!r}.")
-    if task.timeout is not None and (
-        isinstance(task.timeout, bool)
-        or not isinstance(task.timeout, int | float)
-        or not 0 < task.timeout <= LONGEST_DELAY  # false for NaN too
-    ):
+    if task.timeout is not None and not is_period(task.timeout):
         complain(f"timeout must be a positive number of seconds, not {task.timeout!r}.")
     if task.backoff is not None:
         try:

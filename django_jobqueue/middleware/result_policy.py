@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Any
 
 from ..arguments import normalise_result
 from ..exceptions import InvalidResult, Skip
-from ..outcomes import LONGEST_DELAY, seconds
+from ..options import plain
+from ..outcomes import is_period, seconds
 from .base import Middleware
 from .context import JobContext
 
@@ -38,7 +38,7 @@ class Results(Middleware):
             raise ValueError(f"it must be one of {OVERFLOWS}")
         if name == "result_max_size" and not _is_size(value):
             raise ValueError("it must be a positive number of bytes, or None")
-        if name == "result_ttl" and not _is_time(value):
+        if name == "result_ttl" and value is not None and not is_period(plain(value)):
             raise ValueError("it must be a positive number of seconds or a timedelta, or None")
         return value
 
@@ -77,14 +77,6 @@ class Results(Middleware):
             logger.warning("The result of %s is not stored: %s.", context.job, told)
             return None
         raise InvalidResult(f"The task's result cannot be stored: {told}.")
-
-
-def _is_time(value: Any) -> bool:
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if value is None:
-        return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_DELAY
 
 
 def _is_size(value: Any) -> bool:

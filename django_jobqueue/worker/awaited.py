@@ -38,6 +38,8 @@ class Awaited:
 
     def tell(self, batch: Sequence[tuple[Run, str | None]]) -> None:
         """These outcomes have been committed, each with the job's status. Never raises: it is a hint."""
+        if not self.jobs:
+            return
         ended = {run.job.pk for run, status in batch if status not in (None, "READY")} & self.jobs.keys()
         if not ended:
             return
