@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
 #: The lease is not what is tested here.
 LONG = {"LEASE": 60}
+#: Seconds for a job, where the workers must not be done before the test has looked twice.
+BUSY = 0.01
 
 
 def enqueue(number, seconds=0.0, queue_name="default"):
@@ -32,7 +34,7 @@ def test_g3_what_is_moved_is_not_run_where_it_was_and_what_runs_is_not_moved(
     queue_db, start_worker, journal, eventually
 ):
     number = 4000
-    enqueue(number, queue_name="here")
+    enqueue(number, BUSY, "here")
     crew = [start_worker("--queues", "here", "--drain", 1, options=LONG) for _ in range(2)]
     eventually(lambda: len(journal.starts()) > 50, within=30)
     moved = move(Job.objects.filter(queue_name="here"), "there")
@@ -46,7 +48,7 @@ def test_g3_what_is_moved_is_not_run_where_it_was_and_what_runs_is_not_moved(
 
 def test_g13_cancelling_all_while_they_are_claimed_leaves_none_between(queue_db, start_worker, journal, eventually):
     number = 4000
-    enqueue(number)
+    enqueue(number, BUSY)
     for _ in range(2):
         start_worker(options=LONG)
     eventually(lambda: len(journal.starts()) > 50, within=30)
