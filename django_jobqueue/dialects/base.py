@@ -102,7 +102,7 @@ class Dialect:
     #: How many seconds from now a time is, in SQL.
     seconds_until: ClassVar[str] = "TIMESTAMPDIFF(MICROSECOND, CURRENT_TIMESTAMP(6), {}) / 1000000"
     #: "Does any job wait for this one?", as the conditions of partial indexes have it.
-    followed: ClassVar[str] = "followed"
+    followed: ClassVar[str] = "followed IN (TRUE)"
     #: Error codes of collisions with another connection: the write was rolled back and is worth trying again.
     collisions: ClassVar[frozenset[Any]] = frozenset()
 

@@ -32,7 +32,6 @@ SET job.status = 'SUCCESSFUL', job.started_at = ended.started_at, job.finished_a
 
 class MySQL(Dialect):
     name = "mysql"
-    followed = "followed = 1"  # a bare column does not lead to its index
     #: 1213 deadlock, 1205 lock wait timeout, 1020 record changed since last read.
     collisions: ClassVar[frozenset[int]] = frozenset({1213, 1205, 1020})
 

@@ -48,7 +48,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('finished_at__isnull', False), ('followed', True)), fields=['id'], name='jobqueue_followed'),
+            index=models.Index(condition=models.Q(('finished_at__isnull', False), ('followed__in', [True])), fields=['id'], name='jobqueue_followed'),
         ),
         migrations.AddIndex(
             model_name='job',
