@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 
 from django.db import transaction
 from django.db.models import F
@@ -105,8 +106,8 @@ def _join(jobs: Sequence[Job], beside: int, using: str) -> None:
     if not listeners and not Job.objects.using(using).unfinished().filter(pk=beside).exists():
         raise ValueError(f"Job #{beside} has ended: nothing can be enqueued beside it any more.")
     for listener in listeners:
-        last = _last_position(listener, using)
-        link([_beside(listener, job, last + number) for number, job in enumerate(jobs, 1)], using)
+        places = zip(jobs, _positions(listener, len(jobs), using), strict=True)
+        link([_beside(listener, job, position) for job, position in places], using)
     for chunk in chunks([listener.job_id for listener in listeners]):
         Job.objects.using(using).filter(pk__in=chunk).update(waiting_for=F("waiting_for") + len(jobs))
     if listeners:
@@ -124,16 +125,20 @@ def _listeners(on: int, using: str) -> list[Dependency]:
     return [one for one in open_ends.all() if one.job_id in locked]
 
 
-def _last_position(listener: Dependency, using: str) -> int:
+def _positions(listener: Dependency, number: int, using: str) -> Iterable[int | None]:
+    """For the results, behind those of the jobs that it waits for already; none where it gets no list of them."""
+    if not listener.listed or listener.position is None:
+        return repeat(None, number)
     rows = Dependency.objects.using(using).filter(job=listener.job_id, position__isnull=False)
-    return rows.order_by("-position").values_list("position", flat=True).first() or 0
+    last = rows.order_by("-position").values_list("position", flat=True).first() or 0
+    return range(last + 1, last + 1 + number)
 
 
-def _beside(listener: Dependency, job: Job, position: int) -> Dependency:
+def _beside(listener: Dependency, job: Job, position: int | None) -> Dependency:
     return Dependency(
         on_id=job.pk,
         job_id=listener.job_id,
         rule=listener.rule,
-        position=position if listener.listed and listener.position is not None else None,
+        position=position,
         listed=listener.listed,
     )
