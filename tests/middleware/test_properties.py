@@ -246,6 +246,8 @@ def outcome_by_the_rules(end, max_attempts):
             return "skipped", "SUCCESSFUL", known, "known"
         case "Skip", reason:
             return "skipped", "CANCELLED", None, reason
+        case "Fail", words:
+            return "failed", "FAILED", None, f"Fail: {words}"
         case name, words:
             state = ("retrying", "READY") if max_attempts > 1 else ("failed", "FAILED")
             return *state, None, f"{name}: {words}"

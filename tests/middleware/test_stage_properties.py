@@ -29,6 +29,7 @@ from .test_properties import (
     injects,
     log,
     never_calls,
+    outcome_by_the_rules,
     passes,
     perform,
     project,
@@ -160,12 +161,12 @@ def told_by_the_rules(stack, how, max_attempts, *, atomic):
     else:
         task_of_it = task_by_the_rules(how, told.seen, done)
         result, error = according_to_the_rules(doing, task_of_it, told.seen, reached[0], "do ", done)
-    outcome = outcome_of((result, error), max_attempts)
+    outcome = outcome_by_the_rules((result, error), max_attempts)
     completing = [(number, deeds.complete) for number, deeds in numbered if deeds.complete and deeds.wants]
     completed, outcome, well = completed_or_not(completing, outcome, max_attempts, told.seen)
     if not atomic:
         told.rows = prepared + done + completed
-    elif outcome_of((result, error), max_attempts)[0] != "succeeded":
+    elif outcome_by_the_rules((result, error), max_attempts)[0] != "succeeded":
         told.rows = completed  # what it had done is undone, and the end of that is completed on its own
     else:
         told.rows = prepared + done + completed if well else []
@@ -189,23 +190,6 @@ def task_by_the_rules(how, seen, rows):
     return end
 
 
-def outcome_of(end, max_attempts):
-    """``(state, status, result, message)``"""
-    result, error = end
-    match error:
-        case None:
-            return "succeeded", "SUCCESSFUL", result, ""
-        case "Skip", int(known):
-            return "skipped", "SUCCESSFUL", known, "known"
-        case "Skip", reason:
-            return "skipped", "CANCELLED", None, reason
-        case "Fail", words:
-            return "failed", "FAILED", None, f"Fail: {words}"
-        case name, words:
-            state = ("retrying", "READY") if max_attempts > 1 else ("failed", "FAILED")
-            return *state, None, f"{name}: {words}"
-
-
 def completed_or_not(completing, outcome, max_attempts, seen):
     """The rows of the completion, the outcome that is written, and whether its layers let that happen."""
     if not completing:
@@ -218,7 +202,7 @@ def completed_or_not(completing, outcome, max_attempts, seen):
             raise MiddlewareError(COMPLETION_HIDDEN)
     except (Boom, MiddlewareError) as error:
         if status == "SUCCESSFUL":
-            outcome = outcome_of((None, (type(error).__name__, str(error))), max_attempts)
+            outcome = outcome_by_the_rules((None, (type(error).__name__, str(error))), max_attempts)
         return [], outcome, False
     return rows, (state, status, *written[0]), True
 
