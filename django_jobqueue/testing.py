@@ -8,11 +8,12 @@ from datetime import datetime
 from django.utils import timezone
 
 from .compat import AnyResult, AnyTask, task_backends
-from .lifecycle.schedule import aware, call_of
+from .lifecycle.schedule import call_of
 from .lifecycle.synchronise import Definition, definitions
 from .models import Schedule
 from .schedules import Entry
 from .task import enqueue_many
+from .timing import aware
 
 
 def ticks(schedule: Entry, number: int, after: datetime | None = None) -> list[datetime]:

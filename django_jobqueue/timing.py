@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from django.conf import settings
+from django.utils import timezone
 
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 SOME_DAY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -172,6 +173,11 @@ def zone_of(name: str) -> tzinfo:
 
 def default_zone() -> str:
     return settings.TIME_ZONE or "UTC"
+
+
+def aware(moment: datetime) -> datetime:
+    """A naive one is meant on Django's clocks; with ``USE_TZ = False`` all those of columns are."""
+    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
 
 
 def _wall(moment: datetime, zone: tzinfo) -> datetime:

@@ -13,11 +13,11 @@ from django.conf import settings
 from django.db.models import DateTimeField, Q, QuerySet, Value
 from django.db.models.functions import Now
 from django.db.models.lookups import GreaterThan
-from django.utils import timezone
 
 from ..models import Job
 from ..models.fields import NextPlace
 from ..models.job import UNFINISHED
+from ..timing import aware
 from .keep import deleted_at
 from .put_back import RETRYABLE, put_back
 
@@ -120,8 +120,8 @@ def to_time(run_after: datetime | None) -> Change:
         return RUN_NOW
     if not isinstance(run_after, datetime):
         raise TypeError(f"The time is a datetime or None, not {run_after!r}.")
-    if settings.USE_TZ and timezone.is_naive(run_after):
-        run_after = timezone.make_aware(run_after)
+    if settings.USE_TZ:
+        run_after = aware(run_after)
     moment = Value(run_after, output_field=DateTimeField())
     is_to_come = Q(GreaterThan(moment, Now()))
     later = Step(

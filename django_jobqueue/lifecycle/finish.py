@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from django.utils import timezone
-
 from ..conf import LOSSES_TO_ISOLATE
 from ..dialects import Dialect, Ending, Fields, Success, get_dialect
 from ..models import Job
 from ..outcomes import MESSAGE_LENGTH, Outcome, State, storable
+from ..timing import aware
 from . import notify
 from .keep import keep_of
 
@@ -141,15 +140,12 @@ def ending(run: Run) -> Ending:
 
 def _fields(outcome: Outcome, job: Job) -> Fields:
     lost = outcome.state == State.LOST
-    run_after = outcome.run_after
-    if run_after is not None and timezone.is_naive(run_after):
-        run_after = timezone.make_aware(run_after)
     return Fields(
         status=str(outcome.status),
         final=outcome.final,
         place=_place(outcome, job),
         delay=outcome.delay,
-        run_after=None if run_after is None else run_after.isoformat(),
+        run_after=None if outcome.run_after is None else aware(outcome.run_after).isoformat(),
         queue_name=outcome.queue_name,
         priority=outcome.priority,
         counted=outcome.counted,

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import time
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from django.db import connections, transaction
-from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
-from django.utils import timezone
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..dialects import Lane, get_dialect
 from ..dialects.channel import SENDERS, SOON, Sender
 from ..models import Job
 from ..outcomes import Outcome
+from ..timing import aware
+from .aside import PerDatabase, start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ def ready(lanes: Collection[Lane], using: str) -> None:
     if connection.in_atomic_block:
         _with_commit(connection, lanes)
     elif connection.get_autocommit():
-        _notifier(using).put(lanes)
+        _notifiers[using].put(lanes)
     # else the caller commits by hand, and nobody says when: the workers will see
 
 
@@ -84,9 +82,7 @@ def look(using: str) -> None:
 def _is_soon(run_after: datetime | None) -> bool:
     if run_after is None:
         return True
-    if timezone.is_naive(run_after):
-        run_after = timezone.make_aware(run_after)
-    return run_after < datetime.now(UTC) + timedelta(seconds=SOON)  # timezone.now() may be naive
+    return aware(run_after) < datetime.now(UTC) + timedelta(seconds=SOON)  # timezone.now() may be naive
 
 
 # -- until the commit ----------------------------------------------------------------------------
@@ -107,7 +103,7 @@ class News:
             self.lanes.update(lanes)
 
     def __call__(self) -> None:
-        _notifier(self.using).put(self.lanes)
+        _notifiers[self.using].put(self.lanes)
 
 
 def _with_commit(connection: BaseDatabaseWrapper, lanes: Collection[Lane]) -> None:
@@ -146,17 +142,8 @@ class Notifier:
             else:
                 self._news = News(self.using, lanes)
             if self._thread is None:
-                self._start()
+                self._thread = start_thread(self._serve, "jobqueue-notifier")
             self._changed.notify_all()
-
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._serve, name="jobqueue-notifier", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is on its way out, or the machine has no thread left
-            logger.debug("No thread to notify the workers with; they will look by themselves.")
-        else:
-            self._thread = thread
 
     def _serve(self) -> None:
         retry, most = RETRY
@@ -245,35 +232,10 @@ class Notifier:
             thread.join(LAST_WORDS)
 
 
-_notifiers: dict[str, Notifier] = {}
-_inherited: list[Notifier] = []
-
-
-def _notifier(using: str) -> Notifier:
-    return _notifiers.get(using) or _notifiers.setdefault(using, Notifier(using))
+_notifiers = PerDatabase(Notifier, Notifier.forget)
 
 
 @atexit.register
 def end_all() -> None:
     for notifier in list(_notifiers.values()):
         notifier.end()
-
-
-def _start_anew() -> None:
-    """In a child process: the parent's thread is not here, and its connection is not ours. Nor is it ours to close."""
-    _inherited.extend(_notifiers.values())
-    _notifiers.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
-
-
-def _let_go(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-    """Who connects to no database at all is about to create one, or to drop one: as a test run does at its end."""
-    if connection.alias == NO_DB_ALIAS:
-        for notifier in list(_notifiers.values()):
-            notifier.forget()
-
-
-connection_created.connect(_let_go, dispatch_uid="django_jobqueue.notify")

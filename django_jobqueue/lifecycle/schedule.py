@@ -26,7 +26,7 @@ from ..models.job import UNFINISHED
 from ..outcomes import MESSAGE_LENGTH, storable
 from ..registry import copy_of, resolve
 from ..task import Call, JobTask, enqueue_many
-from ..timing import latest
+from ..timing import aware, latest
 from . import control
 
 logger = logging.getLogger(__name__)
@@ -259,10 +259,6 @@ def note_failure(pk: int, error: Exception, using: str) -> None:
 
 
 # -- times as the row has them --------------------------------------------------------------------
-
-
-def aware(moment: datetime) -> datetime:
-    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
 
 
 def _stored(moment: datetime) -> datetime:

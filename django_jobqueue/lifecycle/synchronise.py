@@ -25,7 +25,8 @@ from ..models import Schedule
 from ..registry import is_ours, resolve
 from ..schedules import Entry, check_call
 from ..task import JobTask, declared
-from .schedule import aliases_of, aware, restart
+from ..timing import aware
+from .schedule import aliases_of, restart
 
 logger = logging.getLogger(__name__)
 

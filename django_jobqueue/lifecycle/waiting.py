@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +16,13 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import connections
-from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
 
 from ..dialects import get_dialect
 from ..dialects.channel import END_LISTENERS, EndListener
 from ..exceptions import WaitInTransaction
 from ..models import Job
 from ..models.job import FINISHED
+from .aside import PerDatabase, start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ def _listening(pk: int, using: str, wake: Callable[[], Any]) -> Iterator[None]:
     if get_dialect(using).name not in END_LISTENERS:
         yield
         return
-    ear = _ears.get(using) or _ears.setdefault(using, Ear(using))
+    ear = _ears[using]
     ear.add(pk, wake)
     try:
         yield
@@ -128,7 +126,8 @@ class Ear:
             self._waiting.setdefault(pk, []).append(wake)
             self._fresh.add(pk)
             if self._thread is None and time.monotonic() >= self._rests_until:
-                self._start()
+                self._ending = False
+                self._thread = start_thread(self._serve, "jobqueue-waiting")
             elif self._line is not None:
                 self._line.interrupt()
 
@@ -140,16 +139,6 @@ class Ear:
             if not wakes:
                 self._waiting.pop(pk, None)
                 self._fresh.discard(pk)
-
-    def _start(self) -> None:
-        self._ending = False
-        thread = threading.Thread(target=self._serve, name="jobqueue-waiting", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is on its way out, or the machine has no thread left
-            logger.debug("No thread to listen with; those who wait will look by themselves.")
-        else:
-            self._thread = thread
 
     def _serve(self) -> None:
         try:
@@ -200,25 +189,4 @@ class Ear:
             thread.join(1.0)
 
 
-_ears: dict[str, Ear] = {}
-_inherited: list[Ear] = []
-
-
-def _start_anew() -> None:
-    """In a child process: the parent's thread is not here, and its connection is not ours to use or close."""
-    _inherited.extend(_ears.values())
-    _ears.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
-
-
-def _let_go(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-    """Who connects to no database at all is about to create one, or to drop one: as a test run does at its end."""
-    if connection.alias == NO_DB_ALIAS:
-        for ear in list(_ears.values()):
-            ear.end()
-
-
-connection_created.connect(_let_go, dispatch_uid="django_jobqueue.waiting")
+_ears = PerDatabase(Ear, Ear.end)

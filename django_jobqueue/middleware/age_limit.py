@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.utils import timezone
-
 from ..exceptions import Skip
 from ..options import in_force, plain
 from ..outcomes import State
 from ..registry import resolve
+from ..timing import aware
 from .base import Middleware
 from .context import JobContext
 
@@ -66,8 +65,8 @@ class AgeLimit(Middleware):
         else:
             end = _born(job, expires) + timedelta(seconds=expires)
         started_at = job.started_at  # by the database's clock: when the attempt was claimed
-        if started_at is not None and _aware(started_at) >= _aware(end):
-            raise Skip(f"Expired at {_aware(end):%Y-%m-%d %H:%M:%S %Z}.")
+        if started_at is not None and aware(started_at) >= aware(end):
+            raise Skip(f"Expired at {aware(end):%Y-%m-%d %H:%M:%S %Z}.")
 
     def _expires(self, value: Any) -> Any:
         """As JOBQUEUE_DEFAULTS may have it too: a timedelta, a datetime."""
@@ -83,8 +82,3 @@ def _born(job: Job, expires: float) -> datetime:
     ran = first.outcome != State.SKIPPED
     scheduled = ran and first.started_at >= job.enqueued_at + timedelta(seconds=expires)
     return first.started_at if scheduled else job.enqueued_at
-
-
-def _aware(moment: datetime) -> datetime:
-    """With USE_TZ = False the columns' times are naive."""
-    return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
