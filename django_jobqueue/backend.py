@@ -30,6 +30,7 @@ from .compat import (
     task_enqueued,
 )
 from .conf import Options, problems_of
+from .keys import slots_of
 from .middleware.chain import enqueue_through, hook, project_layers
 from .options import checked_names
 from .registry import copy_of, effective, resolve
@@ -189,6 +190,8 @@ class JobQueueBackend(BaseTaskBackend):
             columns["options"] = dict(given)
         if getattr(task, "unique", None):
             columns["unique_task"] = task
+        if slots_of(task).are_few:
+            columns["limited_task"] = task
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
         if after := getattr(task, "after", ()):
@@ -196,7 +199,7 @@ class JobQueueBackend(BaseTaskBackend):
         return columns
 
     def _inserting(self, kinds: Collection[Mapping[str, Any]]) -> Callable[[list[Job]], None]:
-        return partial(self._insert, keyed=any("unique_task" in own for own in kinds))
+        return partial(self._insert, keyed=any("unique_task" in own or "limited_task" in own for own in kinds))
 
     def _insert(self, jobs: list[Job], keyed: bool) -> None:
         layers = [layer for layer in project_layers() if hook(layer, "process_enqueue")]

@@ -8,8 +8,9 @@ from functools import lru_cache
 from hashlib import blake2b
 from inspect import Parameter, signature
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .options import in_force, of_task
 from .outcomes import is_period, storable
 
 if TYPE_CHECKING:
@@ -69,6 +70,46 @@ def _arguments(task: AnyTask, job: Job) -> dict[str, Any] | None:
 
 def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+# -- keys of limits -------------------------------------------------------------------------------
+
+
+class Slots(NamedTuple):
+    """How many jobs of a key may run at the same time; None: any number."""
+
+    most: int | None
+    #: In the order of their enqueue, one after another.
+    in_order: bool = False
+
+    @property
+    def are_few(self) -> bool:
+        return self.most is not None
+
+
+def slots_of(task: AnyTask, job: Job | None = None) -> Slots:
+    """What the task says of its concurrency key, or the job for itself."""
+    given = getattr(task, "given", {})  # with .using(…)
+    most, in_order = (
+        in_force(job, task, name) if job is not None else given[name] if name in given else of_task(task, name)
+        for name in ("concurrency", "in_order")
+    )
+    return Slots(1, True) if in_order else Slots(most)
+
+
+def limit_key(task: AnyTask, job: Job, option: str) -> str:
+    """The key that the option makes of the call; without one, the task's path.
+
+    Raise ``ValueError`` for a template that does not fit the call.
+    """
+    made = in_force(job, task, option)
+    if made is None:
+        made = job.task_path
+    elif callable(made):
+        made = str(made(*job.args, **job.kwargs))
+    else:
+        made = filled(made, option, task, job)
+    return shortened(storable(made))
 
 
 # -- unique keys ----------------------------------------------------------------------------------

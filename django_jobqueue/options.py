@@ -67,8 +67,11 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
 def in_force(job: Job, task: AnyTask, name: str, default: Any = None) -> Any:
     """The value that counts for this job of this task; ``default`` if nobody knows the option."""
     given = job.option(name, MISSING)
-    if given is not MISSING:
-        return given
+    return of_task(task, name, default) if given is MISSING else given
+
+
+def of_task(task: AnyTask, name: str, default: Any = None) -> Any:
+    """The value that counts for jobs of this task that say nothing of the option."""
     declared: Mapping[str, Any] = getattr(task, "options", {})
     if name in declared:
         return declared[name]

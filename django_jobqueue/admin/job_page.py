@@ -66,6 +66,8 @@ class JobPage:
             )
         if self.kind.word == "waiting":
             count = self.job.waiting_for
+            if not count and self.job.concurrency_key is not None:
+                return _("Waiting for a slot of %(key)s.") % {"key": self.job.concurrency_key}
             sentence = ngettext("Waiting for %(count)d other job.", "Waiting for %(count)d other jobs.", count)
             return sentence % {"count": count}
         return self._ended()

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -21,6 +21,7 @@ from django.db.models.functions import Now
 
 from ..models import Attempt, Dependency, Job, Pause, Queue, UniqueKey
 from ..models.fields import NextPlace
+from ..models.job import READY_OR_IN_WAITING
 from .records import ANY, Ending, Filter, Lane, Peek, Release, Success
 
 T = TypeVar("T")
@@ -36,18 +37,37 @@ PAUSE = Pause._meta.db_table
 #: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
 CLAIMED = (
     "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
-    "queue_name backend task_path args kwargs options followed"
+    "queue_name backend task_path args kwargs options followed concurrency_key"
 ).split()
-#: What an enqueue writes. All but the last three are alike for the calls of one task.
+#: What an enqueue writes. All but the last three are alike for the calls of one task, or of one of its keys.
 COLUMNS_OF_TASK = (
-    "enqueued_at run_after priority max_attempts status queue_name backend task_path batch_id waiting_for followed"
+    "enqueued_at run_after priority max_attempts status queue_name backend task_path batch_id waiting_for followed "
+    "concurrency_key"
 ).split()
 ENQUEUED = [*COLUMNS_OF_TASK, "args", "kwargs", "options"]
 of_task = attrgetter(*COLUMNS_OF_TASK)
 #: And what is 0 for every new job.
 ZEROS = ["attempts", "tries", "losses"]
 COLLISION_RETRIES = 8
-
+#: The condition of ``waiting_for_slots``.
+FOR_A_SLOT = "status = 'WAITING' AND waiting_for = 0 AND concurrency_key IS NOT NULL"
+# From one key to the next in the index, past all the jobs of each.
+KEYS = f"""
+WITH RECURSIVE waiting AS (
+    SELECT MIN(concurrency_key) AS name FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key > %s
+    UNION ALL
+    SELECT (SELECT MIN(concurrency_key) FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key > waiting.name)
+    FROM waiting WHERE waiting.name IS NOT NULL
+)
+SELECT name FROM waiting WHERE name IS NOT NULL LIMIT %s
+"""
+HEAD = "id concurrency_key task_path options queue_name priority".split()
+HEADS = f"""
+SELECT * FROM (
+    SELECT {", ".join(HEAD)} FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key = %s
+    ORDER BY priority DESC, id LIMIT %s
+) AS head{{number}}
+"""
 
 FINISH_JOB = (
     f"UPDATE {JOB} SET status=%s, place=%s, tries=%s, losses=%s, queue_name=%s, priority=%s, started_at=%s, "
@@ -59,7 +79,8 @@ PEEK = f"""
 SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority, place LIMIT 1),
     (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1),
     (SELECT 1 FROM {JOB} WHERE {{followed}} AND finished_at IS NOT NULL ORDER BY id LIMIT 1),
-    (SELECT 1 FROM {PAUSE} WHERE kind = 'task' AND resumed_at IS NULL LIMIT 1)
+    (SELECT 1 FROM {PAUSE} WHERE kind = 'task' AND resumed_at IS NULL LIMIT 1),
+    (SELECT 1 FROM {JOB} WHERE {FOR_A_SLOT} ORDER BY concurrency_key, priority DESC, id LIMIT 1)
 """
 NOTE_END = f"UPDATE {DEPENDENCY} SET status = %s WHERE on_id = %s AND job_id = %s"
 SUCCEED_JOB = (
@@ -194,8 +215,9 @@ class Dialect:
     def peek(self) -> Peek:
         """All that an idle worker asks."""
         sql = PEEK.format(seconds=self.seconds_until.format("run_after"), followed=self.followed)
-        ((in_line, due_in, ended, paused),) = self._rows(sql)
-        return Peek(bool(in_line), None if due_in is None else float(due_in), bool(paused), bool(ended))
+        ((in_line, due_in, ended, paused, limited),) = self._rows(sql)
+        due_in = None if due_in is None else float(due_in)
+        return Peek(bool(in_line), due_in, bool(paused), bool(ended), bool(limited))
 
     def lanes(self) -> list[Lane]:
         """The lanes that have jobs in line, found by leaping from one to the next in the index."""
@@ -315,12 +337,24 @@ class Dialect:
             if self.connection.features.has_select_for_update_skip_locked:
                 due = due.select_for_update(skip_locked=True)
             ids = list(due.order_by("run_after").values_list("pk", flat=True)[:limit])
-            return self._put_in_line(ids) if ids else 0
+            ready = Job.objects.using(self.using).filter(pk__in=ids, status=Job.Status.READY)
+            return ready.update(place=NextPlace(), status=READY_OR_IN_WAITING) if ids else 0
 
         return self.transact(move)
 
-    def _put_in_line(self, ids: list[int]) -> int:
-        return Job.objects.using(self.using).filter(pk__in=ids, status=Job.Status.READY).update(place=NextPlace())
+    # -- concurrency keys ------------------------------------------------------------------------
+
+    def waiting_keys(self, behind: str, limit: int) -> list[str]:
+        """The keys, in order, whose slots jobs wait for; from the one behind this one on."""
+        return [name for (name,) in self._rows(KEYS, [behind, limit])]
+
+    def heads(self, numbers: Mapping[str, int]) -> list[Job]:
+        """Of the jobs that wait for slots of each key, so many of the first, with no more columns than ``HEAD``."""
+        sql = "UNION ALL".join(HEADS.format(number=number) for number in range(len(numbers)))
+        return self._heads(self._rows(sql, [value for pair in numbers.items() for value in pair]))
+
+    def _heads(self, rows: Iterable[Row]) -> list[Job]:
+        return [Job.of(zip(HEAD, row, strict=True), self.using) for row in rows]
 
     # -- finish ----------------------------------------------------------------------------------
 
@@ -382,7 +416,8 @@ class Dialect:
             cursor.executemany(FINISH_JOB, jobs)
             cursor.executemany(ADD_ATTEMPT, attempts)
         if moved := [ending.id for ending in ours if ending.fields.place == "next"]:
-            self._put_in_line(moved)
+            ready = Job.objects.using(self.using).filter(pk__in=moved, status=Job.Status.READY)
+            ready.update(place=NextPlace())
         return {row[-1]: row[0] for row in jobs}
 
     def _rows_of(self, ending: Ending, held: Held) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

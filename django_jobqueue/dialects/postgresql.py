@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from itertools import groupby
@@ -16,6 +16,8 @@ from .base import (
     ATTEMPT,
     CLAIMED,
     ENQUEUED,
+    FOR_A_SLOT,
+    HEAD,
     JOB,
     QUEUE,
     UNIQUE_KEY,
@@ -66,6 +68,13 @@ WITH RECURSIVE lane AS (
     ) AS next
 )
 SELECT queue_name, priority FROM lane
+"""
+
+HEADS = f"""
+SELECT head.* FROM unnest(%s::text[], %s::int[]) AS wanted(name, number) CROSS JOIN LATERAL (
+    SELECT {", ".join(HEAD)} FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key = wanted.name
+    ORDER BY priority DESC, id LIMIT wanted.number
+) AS head
 """
 
 # Each lane is read in the order of the index and no further than the limit: no sort, and no lock on a row that is not
@@ -229,6 +238,9 @@ class PostgreSQL(Dialect):
         else:
             jobs.sort(key=attrgetter("place"))
         return jobs
+
+    def heads(self, numbers: Mapping[str, int]) -> list[Job]:
+        return self._heads(self._rows(HEADS, [[*numbers], [*numbers.values()]]))
 
     def finish(self, endings: Sequence[Ending]) -> dict[int, str]:
         return dict(self.again_after_collision(lambda: self._rows(FINISH, [as_document(endings)])))

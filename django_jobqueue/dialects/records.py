@@ -28,6 +28,8 @@ class Peek(NamedTuple):
     paused: bool
     #: Has a job ended, and those who wait for it have not been told?
     ended: bool
+    #: Does any job wait for a slot of its concurrency key?
+    limited: bool
 
 
 class Filter(NamedTuple):

@@ -9,9 +9,11 @@ enqueue ──▶ READY, scheduled ──promote──▶ READY, in line ──c
                                                         └─────────────────▶ READY, in line           │
                                                                        RUNNING ─────────────────────┘
 WAITING, for other jobs ──follow_up──▶ READY, or CANCELLED or FAILED if they have not succeeded
+WAITING, for a slot of its concurrency key ──admit──▶ READY, in line; so do jobs of such a key come in line everywhere
 """
 
 from . import waiting
+from .admit import admit, waiting_keys
 from .batch import cancel_batch, retry_batch
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
 from .compose import enqueue_batch, enqueue_behind, enqueue_beside
@@ -35,6 +37,7 @@ __all__ = [
     "QueueSelector",
     "Retried",
     "Run",
+    "admit",
     "cancel",
     "cancel_batch",
     "claim",
@@ -77,4 +80,5 @@ __all__ = [
     "synchronise",
     "upcoming",
     "waiting",
+    "waiting_keys",
 ]

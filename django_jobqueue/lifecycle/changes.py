@@ -16,7 +16,7 @@ from django.db.models.lookups import GreaterThan
 
 from ..models import Job
 from ..models.fields import NextPlace
-from ..models.job import UNFINISHED
+from ..models.job import READY_OR_IN_WAITING, UNFINISHED
 from ..timing import aware
 from .keep import deleted_at
 from .put_back import RETRYABLE, put_back
@@ -83,7 +83,7 @@ def _cancel(jobs: QuerySet[Job]) -> list[int]:
 # In this order: a job that is claimed in between is asked, one that comes back in between is missed by neither.
 CANCEL = Change(("ready", "scheduled", "waiting", "running"), [_CANCEL, _ASK, _CANCEL], _cancel, wakes=False)
 
-_IN_LINE_NOW = {"place": NextPlace(), "run_after": Now()}
+_IN_LINE_NOW = {"status": READY_OR_IN_WAITING, "place": NextPlace(), "run_after": Now()}
 RUN_NOW = Change(("scheduled",), [Step(_SCHEDULED, _IN_LINE_NOW)])
 
 

@@ -22,6 +22,7 @@ from ..exceptions import DependencyFailed
 from ..models import Attempt, Dependency, Job
 from ..models.batch import Rule
 from ..models.fields import NextPlace
+from ..models.job import READY_OR_IN_WAITING
 from ..outcomes import State
 from . import notify
 from .keep import deleted_at
@@ -113,7 +114,7 @@ def _tell(ends: Mapping[int, str], using: str) -> set[Lane]:
 
 def _locked(ids: Sequence[int], using: str) -> dict[int, Job]:
     """Those that still wait, locked in the order of their numbers."""
-    fields = "pk", "waiting_for", "attempts", "queue_name", "priority", "run_after", "args", "task_path", "options"
+    fields = "pk waiting_for attempts queue_name priority run_after args task_path options concurrency_key".split()
     rows = Job.objects.using(using).waiting().order_by("pk").only(*fields).select_for_update()
     return {job.pk: job for chunk in chunks(ids) for job in rows.filter(pk__in=chunk)}
 
@@ -183,7 +184,7 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
     rows = Job.objects.using(using)
     alike: list[int] = []
     for job in jobs:
-        if job.run_after is None:
+        if job.run_after is None and job.concurrency_key is None:
             lanes.add(Lane(job.queue_name, job.priority))
         if job.pk not in handed_on and job.run_after is None:
             alike.append(job.pk)
@@ -191,12 +192,13 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
         changes: dict[str, Any] = {} if job.run_after else {"place": NextPlace()}
         if job.pk in handed_on:
             changes["args"] = [handed_on[job.pk], *job.args]
-        rows.filter(pk=job.pk).update(status=Job.Status.READY, waiting_for=0, **changes)
+        status = Job.Status.READY if job.run_after else READY_OR_IN_WAITING
+        rows.filter(pk=job.pk).update(status=status, waiting_for=0, **changes)
     for chunk in chunks(alike):
-        rows.filter(pk__in=chunk).update(status=Job.Status.READY, waiting_for=0, place=NextPlace())
+        rows.filter(pk__in=chunk).update(status=READY_OR_IN_WAITING, waiting_for=0, place=NextPlace())
     if lanes:
         notify.ready(lanes, using)
-    if any(job.run_after for job in jobs):
+    if any(job.run_after or job.concurrency_key for job in jobs):
         notify.look(using)
     return lanes
 

@@ -46,9 +46,11 @@ def enqueued(jobs: Iterable[Job], using: str) -> None:
     lanes: set[tuple[str, int]] = set()
     soon = False
     for job in jobs:
-        if job.__dict__.get("place", 0) is not None:  # not read back: in line
+        if job.status == Job.Status.WAITING:
+            soon = soon or not job.waiting_for  # for a slot, which it may get at once
+        elif job.__dict__.get("place", 0) is not None:  # not read back: in line
             lanes.add((job.queue_name, job.priority))
-        elif not soon and job.status == Job.Status.READY:
+        elif not soon:
             soon = _is_soon(job.run_after)
     if soon:
         look(using)

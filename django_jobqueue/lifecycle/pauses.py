@@ -1,7 +1,8 @@
 """Pause and resume: a queue, a task or a key. Jobs stay where they are, or come back, and lose nothing.
 
-Workers leave out the lanes of a paused queue and the jobs of a paused task when they claim. A key is known only when
-the job has been claimed: so the layer that limits it puts the job off, to the moment that stands in the pause's row.
+Workers leave out the lanes of a paused queue and the jobs of a paused task when they claim. Under a paused concurrency
+key no job is admitted. The key of a rate limit is known only when the job has been claimed: so the layer that limits it
+puts the job off, to the moment that stands in the pause's row.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..keys import shortened
 from ..models import Job, Pause, Queue
 from ..models.pause import HOLD, HOLD_LEFT, PauseKind
 from . import notify
+from .admit import give_back_slots
 from .changes import RUN_NOW
 from .claim import QueueSelector, in_order
 
@@ -40,6 +42,8 @@ def pause(
         return bool(open_queue.update(paused_at=Now()))
     paused = _pause(*_named(queue_name, task, key), using)
     if paused:
+        if key is not None:
+            give_back_slots(shortened(key), using)
         notify.look(using)  # busy workers look often enough; idle ones that are about to be told of jobs learn it now
     return paused
 

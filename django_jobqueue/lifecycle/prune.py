@@ -157,17 +157,14 @@ def _delete_workers(age: timedelta, using: str) -> None:
 
 
 def _delete_limits(using: str) -> None:
-    """Keys of limits that nobody uses any more, unless a job still runs under them."""
+    """Keys of limits that nobody uses any more."""
     rows = Limit.objects.using(using).filter(used_at__lt=Now() - LIMITS_KEPT)
-    holder = Job.objects.using(using).running().filter(pk=OuterRef("job_id"), token=OuterRef("token"))
 
     def delete() -> None:
         # locked: whoever wants to start under a key waits, and makes a new row
         keys = list(rows.select_for_update().order_by("used_at").values_list("pk", flat=True)[:BATCH])
-        permits = Permit.objects.using(using).filter(key__in=keys)
-        idle = set(keys).difference(permits.filter(Exists(holder)).values_list("key", flat=True))
-        Permit.objects.using(using).filter(key__in=idle)._raw_delete(using)
-        Limit.objects.using(using).filter(pk__in=idle)._raw_delete(using)
+        Permit.objects.using(using).filter(key__in=keys)._raw_delete(using)
+        Limit.objects.using(using).filter(pk__in=keys)._raw_delete(using)
 
     if rows.exists():
         get_dialect(using).transact(delete)

@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 
 from ..models import Job
 from ..models.fields import NextPlace
+from ..models.job import READY_OR_IN_WAITING
 from . import unique
 from .revive import has_to_wait, revive
 
@@ -40,7 +41,7 @@ def _put_in_line(ids: Collection[int], using: str) -> int:
         retryable.exclude(has_to_wait(using))
         .order_by("pk")
         .update(
-            status=Job.Status.READY,
+            status=READY_OR_IN_WAITING,
             place=NextPlace(),
             run_after=Now(),  # it has waited in line from now on, not since it was enqueued
             finished_at=None,

@@ -6,13 +6,13 @@ for that end, and then sees what has become of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections
-from django.db.models import Case, When
+from django.db.models import Case, Value, When
 from django.db.models.base import ModelState
 from django.db.models.functions import Now
 
@@ -28,7 +28,7 @@ from .follow import CHUNK, chunks, link
 #: A job in one of these does not run: not yet, or not again yet.
 WAITS = (Job.Status.WAITING, Job.Status.READY)
 #: What a job takes over from the one that replaces it. When it runs, and at which place, stays.
-REPLACED = "args kwargs options priority queue_name max_attempts backend".split()
+REPLACED = "args kwargs options priority queue_name max_attempts backend concurrency_key".split()
 
 
 @dataclass(slots=True)
@@ -158,7 +158,9 @@ def _replace(there: Job, job: Job, using: str) -> bool:
     changes = {name: job.__dict__[name] for name in REPLACED} | {"tries": 0, "losses": 0}
     if job.unique_task.on_conflict == "debounce":
         changes["run_after"] = _moved_to(there, job)
-        changes["place"] = None if job.run_after else Case(When(status=Job.Status.READY, then=NextPlace()))
+        changes["place"] = None if job.run_after else Case(When(waiting_for=0, then=NextPlace()))
+    if status := _status(there, job, changes):
+        changes["status"] = status
     if there.pk is None:  # a call of the same bulk
         there.__dict__.update({name: job.__dict__[name] for name in changes})
         return True
@@ -166,9 +168,23 @@ def _replace(there: Job, job: Job, using: str) -> bool:
     if not waiting.update(**changes):
         return False
     there.__dict__.update(changes)
-    if changes.get("place") is not None:
-        del there.__dict__["place"]  # loaded on first use
+    for name in ("place", "status"):
+        if isinstance(changes.get(name), Case):
+            del there.__dict__[name]  # loaded on first use
     return True
+
+
+def _status(there: Job, job: Job, changes: Mapping[str, Any]) -> Case | None:
+    """What becomes of the status, in SQL: under another key, or at another time, the job has no slot. None: nothing."""
+    if "place" not in changes and job.concurrency_key == there.concurrency_key:
+        return None
+    status = Job.Status.READY if job.concurrency_key is None else Job.Status.WAITING
+    cases = [When(waiting_for__gt=0, then=Value(Job.Status.WAITING))]
+    if "place" not in changes:
+        cases.append(When(place__isnull=True, then=Value(Job.Status.READY)))
+    elif changes["place"] is None:
+        status = Job.Status.READY
+    return Case(*cases, default=Value(status))
 
 
 def _moved_to(there: Job, job: Job) -> datetime | None:

@@ -1,4 +1,4 @@
-"""Limits: what RateLimit and Concurrency share: a key, its row's lock, and what becomes of a job that waits."""
+"""Limits: a rate limit's key, its row's lock, and what becomes of a job that comes too early."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from django.db.models.functions import Now
 
 from ..dialects import get_dialect
 from ..exceptions import Snooze
-from ..keys import filled, shortened
 from ..models import Job, Limit, Pause, Permit
+from ..models.limit import USED
 from ..models.pause import HOLD, HOLD_LEFT
 from .context import JobContext
-
-#: How exactly ``Limit.used_at`` is kept.
-USED = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +131,3 @@ def _apart(using: str, ask: Callable[[], float | datetime | None]) -> float | da
 def name_of(key: str) -> str:
     """What people call the key, without the kind of limit that is before it."""
     return key.partition(" ")[2]
-
-
-def key_of(context: JobContext, kind: str, option: str) -> str:
-    """The key that the option makes of the call; without one, the task's path.
-
-    Raise ``ValueError`` for a template that does not fit the call.
-    """
-    made, job = context.option(option), context.job
-    if made is None:
-        made = job.task_path
-    elif callable(made):
-        made = str(made(*job.args, **job.kwargs))
-    else:
-        made = filled(made, option, context.task, job)
-    return f"{kind} {shortened(made)}"

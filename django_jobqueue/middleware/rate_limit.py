@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 
-from ..keys import clean_key
+from ..keys import clean_key, limit_key
 from ..models import Permit
 from .base import Middleware
 from .context import JobContext
-from .limits import Gate, key_of, name_of, pass_or_snooze
+from .limits import Gate, name_of, pass_or_snooze
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 RATE = re.compile(r"(\d{1,6})/(\d{0,5})([smhd])")
@@ -73,7 +73,7 @@ class RateLimit(Middleware):
         rate = Rate.parse(text)
         burst = min(context.option("rate_burst") or rate.starts, rate.starts)
         # What one rate has no use for any more, another one with a longer period might need: so they do not share.
-        key = key_of(context, f"rate/{rate.period:g}s", "rate_key")
+        key = f"rate/{rate.period:g}s {limit_key(context.task, context.job, 'rate_key')}"
         told = f"Waits for its turn in {name_of(key)!r}, which has {text}."
         pass_or_snooze(context, key, lambda gate: draw(gate, rate, burst), told)
 

@@ -39,6 +39,12 @@ UNFINISHED = (Status.WAITING, Status.READY, Status.RUNNING)
 _READY = Q(status=Status.READY)
 # Not "= True", which Django's versions write in different ways: SQLite takes a partial index only for its very words.
 _TO_FOLLOW_UP = Q(followed__in=[True], finished_at__isnull=False)
+_FOR_A_SLOT = Q(status=Status.WAITING, waiting_for=0, concurrency_key__isnull=False)
+_HAS_A_SLOT = Q(status__in=(Status.READY, Status.RUNNING), concurrency_key__isnull=False) & (
+    Q(place__isnull=False) | Q(attempts__gt=0)
+)
+#: The status of a job that comes in line, in SQL: one that needs a slot waits for it.
+READY_OR_IN_WAITING = Case(When(concurrency_key__isnull=True, then=Value(Status.READY)), default=Value(Status.WAITING))
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -57,8 +63,18 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.scheduled().filter(run_after__lte=Now() + timedelta(seconds=within))
 
     def waiting(self) -> JobQuerySet:
-        """Not ready yet: for other jobs that must end first."""
+        """Not ready yet: for other jobs that must end first, or for a slot of a concurrency key."""
         return self.filter(status=Status.WAITING)
+
+    def waiting_for_slots(self) -> JobQuerySet:
+        """Only the slot of a concurrency key is between these and the line."""
+        return self.filter(_FOR_A_SLOT)
+
+    def having_slots(self) -> JobQuerySet:
+        """In line or running under a concurrency key; and those that were, and are to run again later, which have none
+        but keep their turn where a key's jobs run in order.
+        """
+        return self.filter(_HAS_A_SLOT)
 
     def to_follow_up(self) -> JobQuerySet:
         """At their end, and others wait for them that have not been told."""
@@ -170,6 +186,14 @@ class Job(models.Model):
     )
     args = models.JSONField(_("arguments"), default=list, help_text=_("The positional arguments."))
     kwargs = models.JSONField(_("keyword arguments"), default=dict, help_text=_("The keyword arguments."))
+    concurrency_key = models.CharField(
+        _("concurrency key"),
+        max_length=255,
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Of the jobs that have the same one only so many run at the same time."),
+    )
     options = models.JSONField(
         _("options"), null=True, blank=True, help_text=_("The options that were given for this job alone.")
     )
@@ -240,6 +264,10 @@ class Job(models.Model):
             models.Index(
                 fields=["id"], name="jobqueue_followed", condition=Q(followed__in=[True], finished_at__isnull=False)
             ),
+            models.Index(
+                fields=["concurrency_key", "-priority", "id"], name="jobqueue_for_a_slot", condition=_FOR_A_SLOT
+            ),
+            models.Index(fields=["concurrency_key"], name="jobqueue_has_a_slot", condition=_HAS_A_SLOT),
             models.Index(fields=["batch", "status"], name="jobqueue_batch", condition=Q(batch__isnull=False)),
             models.Index(fields=["prune_at"], name="jobqueue_prune", condition=Q(prune_at__isnull=False)),
             models.Index(fields=["result_until"], name="jobqueue_result", condition=Q(result_until__isnull=False)),
@@ -256,6 +284,8 @@ class Job(models.Model):
     attempt_log: str = ""
     #: The task whose unique key the job is to have, while it is not saved yet.
     unique_task: Any = None
+    #: The task that says which concurrency key the job has, while it is not saved yet.
+    limited_task: Any = None
     #: Did the call that was to make this job find it there, by its unique key?
     was_there: bool = False
     #: For how many seconds the running attempt wants its result to be kept; None: as long as the job.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+#: How exactly ``Limit.used_at`` is kept.
+USED = timedelta(hours=1)
+
 
 class Limit(models.Model):
-    """One key of a concurrency or rate limit. Whoever wants to start under it locks this row first."""
+    """One key of a concurrency or rate limit. Whoever lets jobs start under it locks this row first."""
 
     key = models.CharField(
         _("key"), max_length=255, primary_key=True, help_text=_("What is limited, behind the kind of limit.")
     )
     started = models.BigIntegerField(_("started"), default=0, help_text=_("How many starts were allowed so far."))
-    hold = models.FloatField(
-        _("hold"), default=0.0, help_text=_("For how many seconds a start has been held of late, on average.")
-    )
     line_until = models.DateTimeField(
         _("line until"), null=True, help_text=_("When the last of those that have to wait is expected.")
     )
@@ -32,9 +34,7 @@ class Limit(models.Model):
 
 
 class Permit(models.Model):
-    """One start. Under a concurrency limit it is held while its job is RUNNING with the same token, and no longer:
-    so nobody has to give it back, and nobody can forget to.
-    """
+    """One start under a rate limit."""
 
     pk = models.CompositePrimaryKey("key", "number")
     key = models.CharField(_("key"), max_length=255, help_text=_("The limit's."))

@@ -6,14 +6,17 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from django.db import DatabaseError, InterfaceError
 
+from ..compat import AnyTask
 from ..dialects import Lane, get_dialect
 from ..exceptions import UnknownTask
+from ..keys import limit_key, slots_of
 from ..lifecycle import QueueSelector, Run, claim, next_due, release
+from ..lifecycle.admit import send_to_keys
 from ..lifecycle.claim import held_by, isolated_waiting
 from ..lifecycle.pauses import held_back
 from ..models import Job
@@ -22,6 +25,7 @@ from .completer import Completer, human
 from .desk import Desk
 from .execution import fail
 from .executors import EventLoop, Threads
+from .follower import Follower
 from .isolation import Isolation
 from .lanes import Lanes
 from .mix import Mix
@@ -63,19 +67,20 @@ class Claimer(threading.Thread):
         loop: EventLoop,
         completer: Completer,
         wakeup: Wakeup,
-        follow_up: Callable[[], None],
     ) -> None:
-        """``follow_up`` is called when jobs have ended, and others may have to be told."""
         super().__init__(name="jobqueue-claimer", daemon=True)
         self.desk, self.intake, self.using = desk, intake, desk.using
         self.threads, self.loop, self.completer, self.wakeup = threads, loop, completer, wakeup
-        self.follow_up = follow_up
+        self.lanes = Lanes(intake.selector, self.using)
+        self.follower = Follower(self.using, self.woken, lambda: self.lanes.reached)
         self.claimed = 0
         self.mix = Mix(completer.paces)
         self.wake = threading.Event()
         self._stopping = threading.Event()
-        self.lanes = Lanes(intake.selector, self.using)
         self.isolation = Isolation()
+        self._keys_seen_at = 0  # the look after which it was last asked for which keys there are slots
+        self._keys_seen = False  # has that been asked since a job was claimed, before the end of a drain?
+        self._limited: dict[str, bool] = {}
         self._found_at = time.monotonic()  # when there was something to claim for the last time
         self._unsure = False  # has an error come between a claim and what it brought?
 
@@ -124,7 +129,10 @@ class Claimer(threading.Thread):
             return BUSY_PAUSE  # a look at the lanes may be overdue by then: it waits for room too
         self.lanes.refresh()
         if self.lanes.ended:
-            self.follow_up()
+            self.follower.look()
+        if self.lanes.limited and not self._keys_seen and self._keys_seen_at != self.lanes.turn:
+            self._keys_seen_at = self.lanes.turn
+            self.follower.look_at_keys()
         jobs = self._claim(room)
         if jobs:
             self._dispatch(jobs)
@@ -135,7 +143,7 @@ class Claimer(threading.Thread):
 
     def _until_next_look(self) -> float:
         pause = self.lanes.seconds_to_look(lambda: self.wakeup.pause(time.monotonic() - self._found_at))
-        busy = self.desk.runs or self.isolation.active or self._unsure
+        busy = self.desk.runs or self.isolation.active or self._unsure or self._keys_seen
         return min(pause, BUSY_PAUSE) if busy else pause
 
     def _release_unheard(self) -> None:
@@ -175,14 +183,19 @@ class Claimer(threading.Thread):
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:
         self.claimed += len(jobs)
+        self._keys_seen = False
         unknown: dict[str, list[Job]] = {}
         kept = [0, 0]
         unwanted: list[Run] = []
+        keyless: dict[Job, str] = {}
         for job in jobs:
             run = Run(job=job, worker_id=job.worker_id or self.desk.id)
             try:
                 job.decode()
                 task = resolve(job.task_path)
+                if job.concurrency_key is None and self._is_limited(job, task):
+                    keyless[job] = limit_key(task, job, "concurrency_key")
+                    continue
             except UnknownTask as error:
                 unknown.setdefault(str(error), []).append(job)
                 continue
@@ -200,11 +213,22 @@ class Claimer(threading.Thread):
             (self.loop if run.is_async else self.threads).submit(run, task)
         for reason, strangers in unknown.items():
             self._put_off(strangers, reason)
+        if keyless:
+            self.claimed -= len(keyless)
+            send_to_keys(keyless, self.using)
         self.mix.note(*kept)
         time.sleep(0)  # the slots wait for the interpreter, and this thread has time
         if unwanted:
             self.claimed -= len(unwanted)
             self.desk.give_back(unwanted)
+
+    def _is_limited(self, job: Job, task: AnyTask) -> bool:
+        """Has its task got a limit since the job was enqueued? For most jobs the answer is their task's."""
+        if job.options:
+            return slots_of(task, job).are_few
+        if (limited := self._limited.get(job.task_path)) is None:
+            limited = self._limited[job.task_path] = slots_of(task).are_few
+        return limited
 
     def _put_off(self, jobs: Sequence[Job], reason: str) -> None:
         """Leave the jobs to a worker that knows their task; in a rolling deploy there soon is one."""
@@ -260,7 +284,12 @@ class Claimer(threading.Thread):
             if jobs := self._claim(1) if self.lanes.is_narrowed else []:
                 self._dispatch(jobs)
             elif self.lanes.ended:
-                self.follow_up()  # what waits for those may be in line soon
+                self.follower.look()  # what waits for those may be in line soon
+            elif self.lanes.limited and not self._keys_seen:
+                self._keys_seen = True
+                self.follower.look_at_keys()
+            elif not self.follower.is_at_rest:
+                pass  # it may find some; but nobody waits for slots that others have
             elif self.lanes.is_narrowed or not self.lanes.order:
                 self._say_what_is_left()
                 self._has_had_enough()

@@ -1,56 +1,113 @@
-"""Follower: tells the jobs that wait of the ends of others, as soon as there are any."""
+"""Follower: lets jobs come in line that have waited for the ends of others, or for slots of their concurrency keys."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
 
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import Lane, get_dialect
-from ..lifecycle import follow_up
+from ..lifecycle import admit, follow_up, waiting_keys
 
 logger = logging.getLogger(__name__)
 
 #: Seconds until the next try when something went wrong.
 RETRY = 1.0
+#: A look at all keys takes at most one in so many seconds, but none waits for longer than this for its turn.
+SHARE, PATIENCE = 20, 1.0
 
 
 class Follower(threading.Thread):
     """A thread and a connection of its own: what waits for ten thousand jobs must not hold up their outcomes."""
 
-    def __init__(self, using: str, ready: Callable[[Collection[Lane]], None]) -> None:
-        """``ready`` is called with the lanes in which jobs are in line now; with none too: a drain waits for that."""
+    def __init__(
+        self, using: str, ready: Callable[[Collection[Lane]], None], floors: Callable[[], Mapping[Lane, int]]
+    ) -> None:
+        """``ready`` is called with the lanes in which jobs are in line now; with none too: a drain waits for that.
+        ``floors`` tells from which places on the claimer looks.
+        """
         super().__init__(name="jobqueue-follower", daemon=True)
-        self.using, self.ready = using, ready
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self.using, self.ready, self.floors = using, ready, floors
+        self._changed = threading.Condition()
+        self._ended = self._all = self._busy = self._stopping = False
+        self._freed: set[str] = set()
+        self._not_before = 0.0  # by the monotonic clock: the next look at all keys
 
     def look(self) -> None:
         """There may be an end to tell of. Callable from any thread."""
-        self._wake.set()
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def free(self, keys: Collection[str]) -> None:
+        """These keys may have slots again. Callable from any thread."""
+        with self._changed:
+            self._freed.update(keys)
+            self._changed.notify()
+
+    def look_at_keys(self) -> None:
+        """Any key may have slots. Callable from any thread."""
+        with self._changed:
+            self._all = True
+            self._changed.notify()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Has it done all that it was asked for?"""
+        with self._changed:
+            return not (self._busy or self._ended or self._all or self._freed)
 
     def stop(self) -> None:
         """Have a last look, and end."""
-        self._stopping.set()
-        self._wake.set()
+        with self._changed:
+            self._stopping = self._ended = True
+            self._changed.notify()
 
     def run(self) -> None:
         with get_dialect(self.using).session():
-            while not self._stopping.is_set():
-                self._wake.wait()
-                self._wake.clear()
+            while (wanted := self._next()) is not None:
                 try:
-                    self.ready(follow_up(self.using))
+                    self.ready(self._do(*wanted))
                 except (DatabaseError, InterfaceError) as error:
                     logger.error("Jobs that wait cannot be told yet: %s", str(error).strip())
                     get_dialect(self.using).connection.close()
-                    self._try_again()
+                    self._try_again(*wanted)
                 except Exception:
                     logger.exception("The follower stumbled; it goes on.")
-                    self._try_again()
+                    self._try_again(*wanted)
 
-    def _try_again(self) -> None:
-        self._stopping.wait(RETRY)
-        self._wake.set()
+    def _next(self) -> tuple[bool, bool, set[str]] | None:
+        """What to do, once there is anything: tell of ends, look at all keys, look at these. None: end."""
+        with self._changed:
+            self._busy = False
+            while True:
+                wait = max(0.0, self._not_before - time.monotonic()) if self._all else None
+                if self._ended or self._freed or wait == 0.0:
+                    break
+                if self._stopping:
+                    return None
+                self._changed.wait(wait)
+            wanted = self._ended, wait == 0.0, self._freed
+            self._ended, self._all, self._freed = False, self._all and not wanted[1], set()
+            self._busy = True
+            return wanted
+
+    def _do(self, ended: bool, everything: bool, freed: set[str]) -> set[Lane]:
+        lanes = follow_up(self.using) if ended else set()
+        if everything:
+            began = time.monotonic()
+            lanes |= admit(list(waiting_keys(self.using)), self.using, self.floors())
+            now = time.monotonic()
+            self._not_before = now + min(PATIENCE, SHARE * (now - began))
+        elif freed:
+            lanes |= admit(list(freed), self.using, self.floors())
+        return lanes
+
+    def _try_again(self, ended: bool, everything: bool, freed: set[str]) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._stopping, RETRY):
+                self._ended, self._all = self._ended or ended, self._all or everything
+                self._freed |= freed

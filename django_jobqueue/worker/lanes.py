@@ -50,6 +50,8 @@ class Lanes:
         self.order: list[Lane] = []
         #: Had a job ended, at the last look, and those who wait for it had not been told?
         self.ended = False
+        #: Did any jobs wait for slots of their keys at the last look?
+        self.limited = False
         self._floors: dict[Lane, int] = {}
         self._passed: dict[Lane, int] = {}  # in front of these all was paused
         self._told: set[Lane] = set()
@@ -61,7 +63,8 @@ class Lanes:
         self._look_at: float | None = None
         self._due_at: float | None = None  # the next scheduled job
         self._put_off = False  # has a look waited for a claim already?
-        self._turn = 0
+        #: How many looks there were.
+        self.turn = 0
         self._known_queues: set[str] = set()
         self._asked_at = NEVER  # what is paused
         self._front_at = NEVER  # from then on a look may begin at the front again, while something is paused
@@ -80,7 +83,7 @@ class Lanes:
         with self._lock:
             told, self._told = self._told, set()
         if told.difference(self.order):
-            self.order = in_order(self.selector, told.union(self.order), self._turn)
+            self.order = in_order(self.selector, told.union(self.order), self.turn)
             self._note_queues()
         return bool(told)
 
@@ -128,16 +131,16 @@ class Lanes:
         """Put in line what is due, and find the lanes that have jobs."""
         began = time.monotonic()
         self._stale = False  # now: what is told meanwhile counts for the next look
-        in_line, due_in, paused, self.ended = peek(self.using)
+        in_line, due_in, paused, self.ended, self.limited = peek(self.using)
         changed = self._note_pauses(paused_tasks(self.using) if paused else ())
         if due_in is not None and due_in <= 0 and (promoted := promote(self.using)):
             in_line, due_in = True, 0.0  # there may be more
             if promoted > 1:
                 notify.look(self.using)  # other workers may have looked in the same moment, and gone to sleep
-        self._turn += 1
+        self.turn += 1
         if in_line or changed:  # an idle worker that is told of a lane claims from it without another look
             in_line = self._narrow() and in_line
-        self.order = lanes_in_order(self.selector, self.using, self._turn) if in_line else []
+        self.order = lanes_in_order(self.selector, self.using, self.turn) if in_line else []
         if in_line:
             self._floors.clear()  # what has been left behind is taken along now
             self._note_queues()
@@ -211,6 +214,11 @@ class Lanes:
     @property
     def floors(self) -> list[int]:
         return [self._floors.get(lane, 0) for lane in self.order]
+
+    @property
+    def reached(self) -> dict[Lane, int]:
+        """The floors by their lanes; for any thread to ask."""
+        return self._floors.copy()
 
     def learn(self, jobs: Sequence[Job], wanted: int, took: float) -> None:
         """``took``: how many seconds the claim took that brought these jobs."""

@@ -28,7 +28,6 @@ from .completer import Completer, human
 from .desk import Desk
 from .execution import Execution
 from .executors import EventLoop, Threads
-from .follower import Follower
 from .heartbeat import Heartbeat
 from .interrupting import interrupt
 from .link import RECYCLE
@@ -107,10 +106,8 @@ class Worker:
         self.wakeup = Wakeup(
             self.using, intake.selector, poll=intake.poll, woken=self._woken, awaited=self.awaited.remember
         )
-        self.follower = Follower(self.using, self._woken)
-        self.claimer = Claimer(
-            self.desk, intake, self.threads, self.loop, self.completer, self.wakeup, self.follower.look
-        )
+        self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup)
+        self.follower = self.claimer.follower
         self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
         self.maintenance = Maintenance(
             self.using,
@@ -295,12 +292,15 @@ class Worker:
         self.announcer.put(batch)
         if any(run.job.followed for run, _ in batch):
             self.follower.look()
+        if keys := {key for run, _ in batch if (key := run.job.concurrency_key) is not None}:
+            self.follower.free(keys)
         if self.desk.idle:
             self._wake_claimer()
 
     def _reaped(self, runs: Sequence[Run]) -> None:
         self.announcer.put([(run, run.job.status) for run in runs])
         self.follower.look()
+        self.follower.look_at_keys()
         self._wake_claimer()
 
     @property

@@ -11,8 +11,7 @@ from django.utils import timezone
 
 from django_jobqueue import enqueue_many, task
 from django_jobqueue.exceptions import Snooze
-from django_jobqueue.lifecycle import pause, resume
-from django_jobqueue.middleware.concurrency import Concurrency
+from django_jobqueue.lifecycle import admit, pause, resume
 from django_jobqueue.middleware.limits import Gate, hold, pass_or_snooze
 from django_jobqueue.middleware.rate_limit import RateLimit
 from django_jobqueue.models import Attempt, Job, Limit, Pause, Permit
@@ -56,9 +55,20 @@ def report():
 
 
 EACH = pytest.mark.parametrize("made", [import_rows, send, asend, book], ids=lambda made: made.name)
+RATED = pytest.mark.parametrize("made", [send, asend], ids=lambda made: made.name)
+SLOTTED = pytest.mark.parametrize("made", [import_rows, book], ids=lambda made: made.name)
 
 
-@EACH
+@SLOTTED
+def test_under_a_paused_key_nobody_gets_a_slot(made):
+    pause(key="tenant-7")
+    jobs = [int(made.enqueue(tenant).id) for tenant in (7, 7, 8)]
+    drain(0)
+    rows = [Job.objects.get(pk=pk) for pk in jobs]
+    assert [(row.status, row.attempts) for row in rows] == [("WAITING", 0), ("WAITING", 0), ("SUCCESSFUL", 1)]
+
+
+@RATED
 def test_under_a_paused_key_nothing_starts_and_no_attempt_is_burned(made):
     pause(key="tenant-7")
     jobs = [int(made.enqueue(tenant).id) for tenant in (7, 7, 8)]
@@ -86,14 +96,14 @@ def test_the_key_of_a_task_that_names_none_is_its_path():
     pause(key=report.module_path)
     job = Job.objects.get(pk=report.enqueue().id)
     drain(0)
-    assert fresh(job).is_scheduled
+    assert fresh(job).status == "WAITING"
 
 
 def test_one_name_is_that_of_all_limits_that_make_it():
     pause(key="tenant-7")
     enqueue_many([import_rows.s(7), send.s(7)])
     drain(0)
-    assert Job.objects.scheduled().count() == 2
+    assert sorted(Job.objects.values_list("status", flat=True)) == ["READY", "WAITING"]
 
 
 def test_a_task_without_a_limit_knows_no_keys():
@@ -105,11 +115,10 @@ def test_a_task_without_a_limit_knows_no_keys():
 
 def test_what_runs_under_the_key_goes_on_and_keeps_its_slot():
     import_rows.enqueue(7)
+    admit(["tenant-7"], "default")
     [job] = take(worker())
-    context = make_worker().execution.context(job, import_rows, lambda: None)
-    Concurrency()._take(context, 5)
     pause(key="tenant-7")
-    assert Permit.objects.filter(job_id=job.pk).count() == 1 and fresh(job).status == "RUNNING"
+    assert fresh(job).status == "RUNNING" and Job.objects.having_slots().count() == 1
 
 
 def test_there_is_no_hot_loop(eventually):
