@@ -20,6 +20,7 @@ from ..dialects import Lane, get_dialect
 from ..exceptions import UnknownTask
 from ..keys import Slots, limit_key, slots_of
 from ..models import Job, Limit, Pause
+from ..models.job import JobQuerySet
 from ..models.limit import USED
 from ..registry import resolve
 from . import notify
@@ -32,9 +33,6 @@ FIRST, MORE, MOST = 4, 8, 500
 
 #: Who is sent to its key comes in line anew, which is the way to wait for a slot.
 SOON = 0.001
-
-#: What has a slot, by key: jobs in line or running, and with them those that are to run again.
-Held = Mapping[str, tuple[int, int]]
 
 
 def put_under_key(job: Job) -> None:
@@ -98,6 +96,8 @@ class Admission:
 
     def __init__(self, keys: Sequence[str], using: str, floors: Mapping[Lane, int]) -> None:
         self.keys, self.using, self.floors = keys, using, floors
+        self._slots: Mapping[str, int] = {}
+        self._turns: Mapping[str, int] | None = None
         #: The keys that may have slots for more jobs than one transaction lets in.
         self.unfinished: set[str] = set()
 
@@ -105,29 +105,48 @@ class Admission:
         self.unfinished.clear()
         lock(self.keys, self.using)
         # Statements of their own: that of the lock had its time before it had to wait.
-        held, paused = self._held(), self._paused()
+        self._slots, self._turns = self._number(Job.objects.having_slots()), None
         chosen: list[Job] = []
-        wanted = {key: FIRST for key in self.keys if key not in paused}
+        wanted = dict.fromkeys(sorted(set(self.keys) - self._paused()), FIRST)
         while wanted:
             heads: dict[str, list[Job]] = {key: [] for key in wanted}
             for job in get_dialect(self.using).heads(wanted):
                 heads[str(job.concurrency_key)].append(job)
-            fitting = {key: _fitting(jobs, *held.get(key, (0, 0))) for key, jobs in heads.items()}
+            fitting = {key: self._fitting(jobs, key) for key, jobs in heads.items()}
             self.unfinished |= {key for key, jobs in fitting.items() if len(jobs) == MOST}
             more = {key for key, jobs in fitting.items() if len(jobs) == wanted[key] < MOST}
             chosen += [job for key, jobs in fitting.items() if key not in more for job in jobs]
             wanted = {key: min(MOST, wanted[key] * MORE) for key in more}
         return self._let_in(chosen)
 
-    def _held(self) -> Held:
-        having = Job.objects.using(self.using).having_slots().filter(concurrency_key__in=self.keys)
-        counted = get_dialect(self.using).newest(having).values("concurrency_key").order_by()
-        rows = counted.annotate(slots=Count("place"), turns=Count("pk"))
-        return {str(row["concurrency_key"]): (row["slots"], row["turns"]) for row in rows}
+    def _number(self, jobs: JobQuerySet) -> Mapping[str, int]:
+        """How many of these jobs there are, by key."""
+        some = get_dialect(self.using).newest(jobs.using(self.using).filter(concurrency_key__in=self.keys))
+        return dict(some.values_list("concurrency_key").annotate(Count("pk")).order_by())
 
     def _paused(self) -> set[str]:
         paused = Pause.objects.using(self.using).keys().filter(name__in=self.keys)
         return set(get_dialect(self.using).newest(paused).values_list("name", flat=True))
+
+    def _fitting(self, jobs: Sequence[Job], key: str) -> list[Job]:
+        """The first of the jobs for which there is a slot. None overtakes another one of its key."""
+        fit: list[Job] = []
+        for job in jobs:
+            try:
+                said = _slots(job)
+            except UnknownTask:  # a worker that knows it will let it in
+                continue
+            taken = self._slots.get(key, 0) + len(fit) + (self._turn_taken(key) if said.in_order else 0)
+            if said.most is not None and taken >= said.most:
+                break
+            fit.append(job)
+        return fit
+
+    def _turn_taken(self, key: str) -> int:
+        """How many have run under the key, and are to run again."""
+        if self._turns is None:
+            self._turns = self._number(Job.objects.having_turns())
+        return self._turns.get(key, 0)
 
     def _let_in(self, jobs: Sequence[Job]) -> set[Lane]:
         lanes: dict[Lane, list[int]] = {}
@@ -162,21 +181,6 @@ def lock(keys: Sequence[str], using: str) -> None:
         there = locked()
     if old := [name for name, is_noted in there.items() if not is_noted]:
         rows.filter(pk__in=old).update(used_at=Now())
-
-
-def _fitting(jobs: Sequence[Job], slots: int, turns: int) -> list[Job]:
-    """The first of the jobs for which there is a slot. None overtakes another one of its key."""
-    fit: list[Job] = []
-    for job in jobs:
-        try:
-            said = _slots(job)
-        except UnknownTask:  # a worker that knows it will let it in
-            continue
-        taken = turns if said.in_order else slots
-        if said.most is not None and taken + len(fit) >= said.most:
-            break
-        fit.append(job)
-    return fit
 
 
 def _slots(job: Job) -> Slots:

@@ -5,14 +5,8 @@ from django.db import migrations, models
 from ._operations import OnDatabase
 
 # Without partial indexes, columns in front do what the condition does elsewhere (see 0001).
-MYSQL = """ALTER TABLE django_jobqueue_job
-DROP INDEX jobqueue_for_a_slot,
-ADD INDEX jobqueue_for_a_slot (status, waiting_for, concurrency_key, priority DESC, id),
-DROP INDEX jobqueue_has_a_slot,
-ADD INDEX jobqueue_has_a_slot (concurrency_key, status, place)"""
-MODEL = """ALTER TABLE django_jobqueue_job
-DROP INDEX jobqueue_for_a_slot, ADD INDEX jobqueue_for_a_slot (concurrency_key, priority DESC, id),
-DROP INDEX jobqueue_has_a_slot, ADD INDEX jobqueue_has_a_slot (concurrency_key)"""
+MYSQL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_for_a_slot, ADD INDEX jobqueue_for_a_slot (status, waiting_for, concurrency_key, priority DESC, id)"
+MODEL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_for_a_slot, ADD INDEX jobqueue_for_a_slot (concurrency_key, priority DESC, id)"
 
 
 class Migration(migrations.Migration):
@@ -37,7 +31,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('concurrency_key__isnull', False), ('status__in', ('READY', 'RUNNING')), models.Q(('place__isnull', False), ('attempts__gt', 0), _connector='OR')), fields=['concurrency_key'], name='jobqueue_has_a_slot'),
+            index=models.Index(condition=models.Q(('concurrency_key__isnull', False), ('finished_at__isnull', True)), fields=['concurrency_key', 'status', 'place', 'attempts'], name='jobqueue_under_a_key'),
         ),
         OnDatabase("mysql", MYSQL, MODEL),
     ]

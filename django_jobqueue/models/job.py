@@ -40,9 +40,7 @@ _READY = Q(status=Status.READY)
 # Not "= True", which Django's versions write in different ways: SQLite takes a partial index only for its very words.
 _TO_FOLLOW_UP = Q(followed__in=[True], finished_at__isnull=False)
 _FOR_A_SLOT = Q(status=Status.WAITING, waiting_for=0, concurrency_key__isnull=False)
-_HAS_A_SLOT = Q(status__in=(Status.READY, Status.RUNNING), concurrency_key__isnull=False) & (
-    Q(place__isnull=False) | Q(attempts__gt=0)
-)
+_UNDER_A_KEY = Q(concurrency_key__isnull=False, finished_at__isnull=True)
 #: The status of a job that comes in line, in SQL: one that needs a slot waits for it.
 READY_OR_IN_WAITING = Case(When(concurrency_key__isnull=True, then=Value(Status.READY)), default=Value(Status.WAITING))
 
@@ -71,10 +69,12 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.filter(_FOR_A_SLOT)
 
     def having_slots(self) -> JobQuerySet:
-        """In line or running under a concurrency key; and those that were, and are to run again later, which have none
-        but keep their turn where a key's jobs run in order.
-        """
-        return self.filter(_HAS_A_SLOT)
+        """In line or running under a concurrency key."""
+        return self.filter(_UNDER_A_KEY, status__in=(Status.READY, Status.RUNNING), place__isnull=False)
+
+    def having_turns(self) -> JobQuerySet:
+        """Those that have run under a concurrency key, and are to run again later."""
+        return self.filter(_UNDER_A_KEY, status=Status.READY, place__isnull=True, attempts__gt=0)
 
     def to_follow_up(self) -> JobQuerySet:
         """At their end, and others wait for them that have not been told."""
@@ -267,7 +267,11 @@ class Job(models.Model):
             models.Index(
                 fields=["concurrency_key", "-priority", "id"], name="jobqueue_for_a_slot", condition=_FOR_A_SLOT
             ),
-            models.Index(fields=["concurrency_key"], name="jobqueue_has_a_slot", condition=_HAS_A_SLOT),
+            models.Index(
+                fields=["concurrency_key", "status", "place", "attempts"],
+                name="jobqueue_under_a_key",
+                condition=_UNDER_A_KEY,
+            ),
             models.Index(fields=["batch", "status"], name="jobqueue_batch", condition=Q(batch__isnull=False)),
             models.Index(fields=["prune_at"], name="jobqueue_prune", condition=Q(prune_at__isnull=False)),
             models.Index(fields=["result_until"], name="jobqueue_result", condition=Q(result_until__isnull=False)),

@@ -509,7 +509,7 @@ def test_hundreds_of_successes_are_written_at_once(dialect):
 
 
 def test_a_peek_tells_what_an_idle_worker_has_to_know(dialect):
-    assert dialect.peek() == (False, None, False, False)
+    assert dialect.peek() == (False, None, False, False, False)
     make(place=None, run_after=datetime.now(UTC) + timedelta(seconds=60))
     make(place=None, run_after=datetime.now(UTC) + timedelta(seconds=600))
     in_line, due_in, *_ = dialect.peek()

@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection, connections, transaction
-from django.db.models.functions import Now
+from django.db.models import CharField, F, Value
+from django.db.models.functions import Cast, Concat, Now
 from django.utils import timezone
 
 from django_jobqueue import chain, enqueue_many, group
@@ -20,6 +21,7 @@ from django_jobqueue.lifecycle import (
     Pruner,
     QueueSelector,
     Retried,
+    admit,
     cancel_batch,
     control,
     find_strays,
@@ -47,7 +49,6 @@ from django_jobqueue.lifecycle.deletion import _locked_keys as locked_keys
 from django_jobqueue.lifecycle.lease import cancel_requests
 from django_jobqueue.lifecycle.pauses import held_back
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
-from django_jobqueue.middleware.concurrency import take_slot
 from django_jobqueue.middleware.limits import pass_or_snooze
 from django_jobqueue.middleware.rate_limit import Rate, draw
 from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Pause, Permit, Schedule, UniqueKey
@@ -231,7 +232,7 @@ def test_g14_every_statement_of_a_prune_finds_its_index(old_jobs, explained):
 def many_limits(full_table):
     """Of many tenants; those of one have been in use for a while, and some have not been used for days."""
     now = timezone.now()
-    keys = [f"{kind} tenant-{number}" for number in range(5000) for kind in ("concurrency", "rate/3600s")]
+    keys = [f"{kind} tenant-{number}" for number in range(5000) for kind in ("rate/60s", "rate/3600s")]
     used = [now if number % 100 else now - timedelta(days=3) for number in range(len(keys))]
     limits = [Limit(key=key, started=2, used_at=at) for key, at in zip(keys, used, strict=True)]
     limits[1].started = 5000
@@ -245,12 +246,45 @@ def many_limits(full_table):
 
 def test_g14_every_statement_of_a_limit_finds_its_index(many_limits, explained):
     worker = register("default", queues=[], slots=1, lease=30)
-    one, two = get_dialect("default").claim([DEFAULT], 2, worker.pk, TOKEN)
     boss = make_worker()
-    for job in (one, two):
+    for job in get_dialect("default").claim([DEFAULT], 2, worker.pk, TOKEN):
         context = boss.execution.context(job, noop, lambda: None)
-        pass_or_snooze(context, many_limits[0], lambda gate: take_slot(gate, 2), "")
         pass_or_snooze(context, many_limits[1], lambda gate: draw(gate, Rate(6000, 3600.0), 5500), "")
+    assert explained == []
+
+
+@pytest.fixture
+def many_waiting(full_table):
+    """For the slots of one key, for those of thousands, and for other jobs; and as many have ended under these keys."""
+    fill(60_000, "WAITING", place="1")
+    waiting = Job.objects.filter(status="WAITING")
+    first = waiting.order_by("pk").values_list("pk", flat=True)[0]
+    parts = {"crew": waiting.filter(pk__lt=first + 30_000), "tenant-": waiting.filter(pk__gte=first + 30_000)}
+    finished = Job.objects.filter(status="SUCCESSFUL")
+    last = finished.order_by("-pk").values_list("pk", flat=True)[0]
+    parts["crew"].update(concurrency_key="crew", options={"concurrency": 3})
+    finished.filter(pk__gt=last - 50_000).update(concurrency_key="crew")
+    number = Cast(F("pk") % 3000, CharField())
+    parts["tenant-"].update(concurrency_key=Concat(Value("tenant-"), number), options={"concurrency": 1})
+    parts["crew"].filter(pk__gte=first + 20_000).update(waiting_for=1)
+    names = ["crew", *(f"tenant-{number}" for number in range(3000))]
+    Limit.objects.bulk_create([Limit(key=f"concurrency {name}", used_at=timezone.now()) for name in names])
+    scheduled = Job.objects.scheduled()
+    scheduled.filter(pk__in=list(scheduled.values_list("pk", flat=True)[:500])).update(concurrency_key="crew")
+    analyse()
+
+
+def test_g14_every_statement_of_an_admission_finds_its_index(many_waiting, explained):
+    """However many wait, and have ended, under the key or others."""
+    dialect = get_dialect("default")
+    assert dialect.peek().limited
+    some = dialect.waiting_keys("", 50)
+    assert len(some) == 50 and dialect.waiting_keys("tenant-", 50)[0].startswith("tenant-")
+    assert admit(some[:10], "default") == {DEFAULT}  # of so few rows of keys, more are not looked up by an index
+    assert Job.objects.having_slots().filter(concurrency_key="crew", place__isnull=False).count() == 3
+    assert not admit(["crew"], "default")
+    pause(key="crew")
+    assert not admit(["crew"], "default")
     assert explained == []
 
 
