@@ -15,12 +15,25 @@ from django_jobqueue.models import Job
 from .tasks import note
 
 SLOTS, STARTS = 3, 6
+TENANTS, TENANT_SLOTS, LINES = 40, 2, 10
 
 
 @task(takes_context=True, middleware=[Concurrency], concurrency=SLOTS, concurrency_key="crew")
 def crowded(context, seconds):
     note(context, "start")
     time.sleep(seconds)
+    note(context, "end")
+
+
+@task(takes_context=True, middleware=[Concurrency], concurrency=TENANT_SLOTS, concurrency_key="tenant-{number}")
+def of_tenant(context, number):
+    note(context, "start")
+    note(context, "end")
+
+
+@task(takes_context=True, middleware=[Concurrency], in_order=True, concurrency_key="line-{number}")
+async def in_turn(context, number):
+    note(context, "start")
     note(context, "end")
 
 
