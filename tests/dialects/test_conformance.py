@@ -302,6 +302,7 @@ def test_finish_keeps_the_place_of_a_job_that_was_interrupted(dialect):
 def test_finish_puts_a_job_at_the_end_of_the_line(dialect):
     job, *_ = claimed(dialect, 1)
     others = make(2)
+    tick()
     dialect.finish([ending(job, **again(place="next"))])
     assert pks(dialect.claim([DEFAULT], 5, WORKER, TOKEN + 1)) == [*pks(others), job.pk]
 

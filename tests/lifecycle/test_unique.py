@@ -274,7 +274,7 @@ def test_debounce_puts_a_job_off_no_longer_than_it_may():
 @pytest.mark.parametrize("task", [latest, settled], ids=lambda task: task.on_conflict)
 def test_a_waiting_job_is_changed_and_keeps_waiting(task):
     first = enqueue(latest, 1, 2)
-    Job.objects.update(status=Job.Status.WAITING, place=None)
+    Job.objects.update(status=Job.Status.WAITING, place=None, waiting_for=1)
     task.enqueue(1, 3)
     row = fresh(first)
     assert (row.status, row.place, row.args) == ("WAITING", None, [1, 3])

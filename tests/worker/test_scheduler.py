@@ -40,7 +40,7 @@ def test_it_sleeps_until_the_next_tick_but_never_for_long(scheduler, add):
     add("later", 3600)
     assert scheduler._look() == module.INTERVAL
     add("soon", 2)
-    assert 1 < scheduler._look() <= 2
+    assert 1 < scheduler._look() <= 2.01  # SQLite's clock has milliseconds
     assert names() == [] and not scheduler.enqueued.called
 
 
