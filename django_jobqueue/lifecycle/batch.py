@@ -16,16 +16,25 @@ CANCELLED_IN_ORDER = (Job.Status.WAITING, Job.Status.READY, Job.Status.RUNNING)
 
 def cancel_batch(batch_id: int, using: str = "default") -> control.Cancelled:
     """Cancel what has not started, ask what runs to stop, and let nobody add to the batch any more."""
-    Batch.objects.using(using).filter(pk=batch_id, cancelled_at__isnull=True).update(cancelled_at=Now())
+    close_batch(batch_id, using)
     cancelled = (control.cancel(_ids_of(batch_id, status, using), using) for status in CANCELLED_IN_ORDER)
     return sum(cancelled, control.Cancelled())
 
 
 def retry_batch(batch_id: int, using: str = "default") -> int:
     """Run again what has failed or was cancelled, and what comes behind it; how many are in line at once."""
-    Batch.objects.using(using).filter(pk=batch_id).update(cancelled_at=None)
+    open_batch(batch_id, using)
     statuses = (Job.Status.FAILED, Job.Status.CANCELLED)
     return sum(control.retry(_ids_of(batch_id, status, using), using) for status in statuses)
+
+
+def close_batch(batch_id: int, using: str) -> None:
+    """Let nobody add to the batch any more."""
+    Batch.objects.using(using).filter(pk=batch_id, cancelled_at__isnull=True).update(cancelled_at=Now())
+
+
+def open_batch(batch_id: int, using: str) -> None:
+    Batch.objects.using(using).filter(pk=batch_id).update(cancelled_at=None)
 
 
 def _ids_of(batch_id: int, status: str, using: str) -> Iterator[int]:

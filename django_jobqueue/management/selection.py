@@ -17,11 +17,11 @@ from django.utils.dateparse import parse_datetime
 
 from django_jobqueue.lifecycle.changes import Change
 from django_jobqueue.lifecycle.portions import ORDERS, Jobs
-from django_jobqueue.models import Attempt, Job
+from django_jobqueue.models import Attempt, Batch, Job
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 #: What names jobs, beside their numbers.
-CONDITIONS = ("task", "queue", "status", "older_than", "error", "all")
+CONDITIONS = ("task", "queue", "key", "batch", "status", "older_than", "error", "all")
 
 
 def duration(text: str) -> float:
@@ -59,6 +59,8 @@ def add_arguments(parser: ArgumentParser, kinds: Sequence[str]) -> None:
     add("ids", nargs="*", type=int, metavar="ID", help="The jobs' numbers.")
     add("--task", metavar="PATH", help="Jobs of this task.")
     add("--queue", metavar="NAME", help="Jobs of this queue.")
+    add("--key", metavar="KEY", help="Jobs of this concurrency key, such as tenant-7.")
+    add("--batch", type=at_least_one, metavar="N", help="Jobs of the batch with this number.")
     add(
         "--status",
         action="append",
@@ -97,12 +99,20 @@ def selection(options: dict[str, Any], change: Change, using: str) -> Selection:
         return _by_number(options["ids"], using)
     if not conditions:
         raise CommandError(
-            "Say which jobs: by their numbers, --task PATH, --queue NAME, --status WORD, --older-than TIME, "
-            "--error TEXT; for retry also --all."
+            "Say which jobs: by their numbers, --task PATH, --queue NAME, --key KEY, --batch N, --status WORD, "
+            "--older-than TIME, --error TEXT; for retry also --all."
         )
     if wrong := [word for word in options["status"] or () if word not in change.kinds]:
         raise CommandError(f"It cannot be done to jobs that are {' or '.join(wrong)}, only: {', '.join(change.kinds)}.")
+    if options["batch"] and not Batch.objects.using(using).filter(pk=options["batch"]).exists():
+        raise CommandError(f"There is no batch #{options['batch']}.")
     return Selection(Job.objects.using(using).filter(condition(options, using)), options["status"])
+
+
+def is_whole_batch(options: dict[str, Any]) -> bool:
+    """All jobs of a batch, whatever they are?"""
+    others = [name for name in CONDITIONS if options.get(name) and name != "batch"]
+    return bool(options["batch"]) and not others and options["limit"] is None
 
 
 def _by_number(ids: Sequence[int], using: str) -> Selection:
@@ -118,6 +128,10 @@ def condition(options: dict[str, Any], using: str) -> Q:
         found &= Q(task_path=options["task"])
     if options["queue"]:
         found &= Q(queue_name=options["queue"])
+    if options["key"]:
+        found &= Q(concurrency_key=options["key"])
+    if options["batch"]:
+        found &= Q(batch=options["batch"])
     if options["older_than"] is not None:
         found &= Q(enqueued_at__lt=Now() - timedelta(seconds=options["older_than"]))
     if options["error"]:

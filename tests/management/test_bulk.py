@@ -14,17 +14,23 @@ from django.core.management import call_command
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from django_jobqueue import enqueue_many
+from django_jobqueue import enqueue_many, group, task
 from django_jobqueue.lifecycle import portions
 from django_jobqueue.management import bulk as module
 from django_jobqueue.management.selection import at_least_one, moment
-from django_jobqueue.models import Job
+from django_jobqueue.middleware.concurrency import Concurrency
+from django_jobqueue.models import Batch, Job
 
 from ..lifecycle.steps import end, enqueue, failed, fresh, started
 from ..tasks import add, noop
 from .test_jobqueue import cancelled_job, failed_job, refused, say, tell
 
 pytestmark = pytest.mark.django_db
+
+
+@task(middleware=[Concurrency], concurrency=1, concurrency_key="tenant-{tenant}")
+def limited(tenant):
+    pass
 
 
 @pytest.fixture
@@ -115,6 +121,28 @@ def test_by_status():
     later = enqueue(noop.using(run_after=timedelta(hours=1)))
     assert tell("cancel", "--status", "scheduled", "--status", "waiting") == {"cancelled": 1, "requested": 0}
     assert (fresh(later).status, fresh(cancelled_one).status) == ("CANCELLED", "READY")
+
+
+def test_by_batch():
+    """As the admin does it: nobody can add to one that is cancelled, and a retry is of all that comes after."""
+    noop.enqueue()
+    group(noop.s(), noop.s()).then(noop.si()).enqueue()
+    batch = Batch.objects.get()
+    assert tell("cancel", "--batch", batch.pk, "--limit", 1) == {"cancelled": 1, "requested": 0}
+    assert Batch.objects.get().cancelled_at is None
+    assert tell("cancel", "--batch", batch.pk) == {"cancelled": 2, "requested": 0}
+    assert Batch.objects.get().cancelled_at is not None and Job.objects.in_line().count() == 1
+    assert tell("retry", "--batch", batch.pk)["retried"] == 2
+    assert Batch.objects.get().cancelled_at is None
+    assert sorted(Job.objects.filter(batch=batch.pk).values_list("status", flat=True)) == ["READY", "READY", "WAITING"]
+    assert "no batch #99" in refused("cancel", "--batch", 99)
+
+
+def test_by_concurrency_key():
+    for tenant in "aab":
+        limited.enqueue(tenant)
+    assert tell("cancel", "--key", "tenant-a") == {"cancelled": 2, "requested": 0}
+    assert Job.objects.waiting().get().concurrency_key == "tenant-b"
 
 
 @pytest.mark.parametrize(

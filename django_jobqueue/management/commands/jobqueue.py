@@ -16,11 +16,12 @@ from django.utils import timezone
 from django_jobqueue import stats
 from django_jobqueue.exceptions import ArchiveFailed
 from django_jobqueue.lifecycle import pause, prune, resume
+from django_jobqueue.lifecycle.batch import close_batch, open_batch
 from django_jobqueue.lifecycle.changes import CANCEL, RETRY, Change, to_priority, to_queue, to_time
 from django_jobqueue.lifecycle.control import Retrying
 from django_jobqueue.management import schedules
 from django_jobqueue.management.bulk import Bulk
-from django_jobqueue.management.selection import add_arguments, duration, moment, selection
+from django_jobqueue.management.selection import add_arguments, duration, is_whole_batch, moment, selection
 from django_jobqueue.models import Job
 from django_jobqueue.worker.completer import human
 
@@ -42,6 +43,9 @@ WORDS = {
     "priority": ("given another priority", "changed", "they have it already, or have started"),
     "reschedule": ("given another time", "rescheduled", "they have it already, or are not ready"),
 }
+
+#: What a verb that is for all jobs of a batch does to the batch itself, before.
+WITH_BATCH = {"cancel": close_batch, "retry": open_batch}
 
 
 def queue_name(text: str) -> str:
@@ -138,12 +142,16 @@ class Command(BaseCommand):
 
     def do_retry(self, options: dict[str, Any]) -> Answer:
         if not (options["ids"] or options["status"]):
-            options["kinds"] = ["failed", "cancelled"] if options["cancelled"] else ["failed"]
+            # of a batch also those that were cancelled because another one had failed
+            both = options["cancelled"] or is_whole_batch(options)
+            options["kinds"] = ["failed", "cancelled"] if both else ["failed"]
         retrying = Retrying()
         data, text = self.do_to_jobs("retry", retrying.change, options, retrying)
         return data | {"held": retrying.held}, text
 
     def do_cancel(self, options: dict[str, Any]) -> Answer:
+        if options["batch"]:  # or what waits might start when what it waits for is cancelled
+            options["kinds"] = sorted(CANCEL.kinds, key="waiting".__ne__)
         return self.do_to_jobs("cancel", CANCEL, options)
 
     def do_move(self, options: dict[str, Any]) -> Answer:
@@ -165,6 +173,8 @@ class Command(BaseCommand):
         bulk = Bulk(change, chosen, self.using, options["limit"])
         if options["dry_run"]:
             return would_be(verb, bulk)
+        if verb in WITH_BATCH and is_whole_batch(options):
+            WITH_BATCH[verb](options["batch"], self.using)
         bulk.run(quiet=options["json"])
         data, text = was(verb, bulk)
         held = retrying.held if retrying else 0
