@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CAP = 10_000
 #: SQLite refuses a statement of more than 500 selects.
 COUNTS_PER_STATEMENT = 200
+#: So many concurrency keys are shown.
+KEYS = 10
 #: How long a lost worker is worth a mention.
 RECENTLY = timedelta(days=1)
 
@@ -83,17 +85,29 @@ class Paused:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyNumbers:
+    """A concurrency key for whose slots jobs wait."""
+
+    name: str
+    waiting: Count
+    #: In line or running.
+    slots: Count
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     queues: tuple[QueueNumbers, ...]
     workers: WorkerNumbers
     #: By the words ready, scheduled, running, waiting, failed, cancelled, successful; None: cannot be had cheaply.
     totals: dict[str, Count | None]
     pauses: tuple[Paused, ...] = ()
+    #: Some of the concurrency keys for whose slots jobs wait.
+    keys: tuple[KeyNumbers, ...] = ()
 
 
 def overview(using: str = "default") -> Overview:
     """Everything at once."""
-    return Overview(queues(using), workers(using), totals(using), pauses(using))
+    return Overview(queues(using), workers(using), totals(using), pauses(using), keys(using))
 
 
 def totals(using: str = "default", cap: int = CAP) -> dict[str, Count | None]:
@@ -134,6 +148,21 @@ def pauses(using: str = "default") -> tuple[Paused, ...]:
     """The paused tasks, and the paused keys."""
     rows = Pause.objects.using(using).in_force().order_by("-kind", "name")
     return tuple(Paused(*row) for row in rows.values_list("kind", "name", "paused_at"))
+
+
+def keys(using: str = "default", limit: int = KEYS, cap: int = CAP) -> tuple[KeyNumbers, ...]:
+    """The first concurrency keys, by name, for whose slots jobs wait."""
+    jobs = Job.objects.using(using)
+    in_order = jobs.waiting_for_slots().order_by("concurrency_key").values_list("concurrency_key", flat=True)
+    names: list[str] = []
+    name = in_order.first()
+    while name is not None and len(names) < limit:
+        names.append(name)
+        name = in_order.filter(concurrency_key__gt=name).first()
+    waiting = [jobs.waiting_for_slots().filter(concurrency_key=name).order_by("-priority", "id") for name in names]
+    slots = [jobs.having_slots().filter(concurrency_key=name).order_by("status", "place") for name in names]
+    numbers = capped_counts([*waiting, *slots], using, cap)
+    return tuple(map(KeyNumbers, names, numbers, numbers[len(names) :]))
 
 
 def workers(using: str = "default") -> WorkerNumbers:

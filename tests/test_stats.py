@@ -165,12 +165,29 @@ def test_workers():
     assert stats.workers() == stats.WorkerNumbers(alive=2, silent=1, lost=1, slots=6)
 
 
+def test_the_keys_for_whose_slots_jobs_wait():
+    add(3, status=Status.WAITING, concurrency_key="b")
+    add(12, status=Status.WAITING, concurrency_key="a")
+    add(2, concurrency_key="a")
+    add(1, status=Status.RUNNING, concurrency_key="a")
+    add(1, concurrency_key="free")
+    add(1, status=Status.WAITING, waiting_for=1, concurrency_key="later")
+    add(1, place=None, run_after=timezone.now(), concurrency_key="a")
+    assert stats.keys(cap=10) == (
+        stats.KeyNumbers("a", waiting=Count(10, capped=True), slots=Count(3)),
+        stats.KeyNumbers("b", waiting=Count(3), slots=Count(0)),
+    )
+    assert stats.keys(limit=1) == stats.overview().keys[:1]
+
+
 def test_no_number_reads_the_table():
     """Among many finished jobs every statement finds its few rows through an index of theirs."""
     add(10_000, status=Status.SUCCESSFUL)
     for status in (Status.READY, Status.RUNNING, Status.WAITING, Status.FAILED, Status.CANCELLED):
         add(50, status=status)
     add(50, place=None, run_after=timezone.now())
+    for number in range(20):
+        add(50, status=Status.WAITING, concurrency_key=f"tenant-{number}")
     analyse()
     with watched() as plans:
         stats.overview()

@@ -66,6 +66,16 @@ def test_status_of_nothing():
     assert say("status").startswith("Jobs")
 
 
+def test_status_tells_for_which_keys_jobs_wait():
+    for tenant in "aab":
+        enqueue(noop)
+        Job.objects.filter(concurrency_key=None).update(status="WAITING", concurrency_key=f"tenant-{tenant}")
+    assert "Keys     tenant-a (0 in line or running, 2 waiting), tenant-b (0 in line or running, 1 waiting)" in say(
+        "status"
+    )
+    assert [key["name"] for key in tell("status")["keys"]] == ["tenant-a", "tenant-b"]
+
+
 def test_status_for_programs():
     enqueue(noop.using(queue_name="mail"))
     data = tell("status")

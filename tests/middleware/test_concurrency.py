@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from django.db.models import Max, Min
@@ -74,7 +75,12 @@ def keyed(key, seconds):
         time.sleep(seconds)
 
 
-ran: list[int] = []
+ran: list[Any] = []
+
+
+@task(middleware=[PATH], concurrency_key="{tenant}")
+def served(tenant):
+    ran.append(tenant)
 
 
 @task(middleware=[PATH], in_order=True)
@@ -146,6 +152,14 @@ def test_in_order_they_run_one_after_another_in_the_order_of_their_enqueue():
         while Job.objects.unfinished().exists() and time.monotonic() < deadline:
             time.sleep(0.02)
     assert list(range(12)) == ran
+
+
+def test_tenants_take_turns_in_proportion_to_their_slots_however_many_jobs_one_has():
+    enqueue_many([served.using(concurrency=4).s("big") for _ in range(400)])
+    enqueue_many([served.using(concurrency=2).s("small") for _ in range(40)])
+    drain(threads=2)
+    last = max(place for place, tenant in enumerate(ran) if tenant == "small")
+    assert len(ran) == 440 and 60 < last < 240, f"40 of the small one among {last} of both"
 
 
 def test_a_drain_lets_in_all_that_it_can_and_does_not_wait_for_the_slots_of_others():

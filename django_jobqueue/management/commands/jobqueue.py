@@ -274,6 +274,10 @@ def status_lines(overview: stats.Overview) -> Iterator[str]:
     for kind in ("task", "key"):
         if names := [pause.name for pause in overview.pauses if pause.kind == kind]:
             yield f"Paused   {kind} {', '.join(names)}"
+    if overview.keys:
+        full = (f"{key.name} ({key.slots} in line or running, {key.waiting} waiting)" for key in overview.keys)
+        more = " and perhaps others" * (len(overview.keys) == stats.KEYS)
+        yield f"Keys     {', '.join(full)}{more}"
     if overview.queues:
         width = max(5, *(len(queue.name) for queue in overview.queues))
         yield f"{'Queue':<{width}}  {'ready':>8}  {'scheduled':>9}  {'running':>8}  oldest"
