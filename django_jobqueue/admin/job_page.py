@@ -67,7 +67,7 @@ class JobPage:
         if self.kind.word == "waiting":
             count = self.job.waiting_for
             if not count and self.job.concurrency_key is not None:
-                return _("Waiting for a slot of %(key)s.") % {"key": self.job.concurrency_key}
+                return self._for_a_slot()
             sentence = ngettext("Waiting for %(count)d other job.", "Waiting for %(count)d other jobs.", count)
             return sentence % {"count": count}
         return self._ended()
@@ -80,6 +80,14 @@ class JobPage:
         elif self.task_is_paused:
             sentence = _("In the queue %(queue)s; its task is paused.")
         return sentence % {"queue": self.job.queue_name}
+
+    def _for_a_slot(self) -> str:
+        key = str(self.job.concurrency_key)
+        paused = Pause.objects.using(self.job._state.db).keys().filter(name=key).exists()
+        sentence = (
+            _("Waiting for a slot of %(key)s, which is paused.") if paused else _("Waiting for a slot of %(key)s.")
+        )
+        return sentence % {"key": key}
 
     @cached_property
     def task_is_paused(self) -> bool:
@@ -119,6 +127,7 @@ class JobPage:
         facts: list[tuple[str, Any]] = [
             (_("Task"), format_html("<code>{}</code>", job.task_path)),
             (_("Unique key"), "" if job.unique_key is None else format_html("<code>{}</code>", job.unique_key)),
+            (_("Concurrency key"), "" if (key := job.concurrency_key) is None else format_html("<code>{}</code>", key)),
             (_("Queue"), job.queue_name),
             (_("Priority"), job.priority),
             (_("Attempts"), words.attempts(job)),

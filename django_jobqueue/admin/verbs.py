@@ -125,8 +125,8 @@ LEFT_ALONE = {
         "count",
     ),
     "waiting": ngettext_lazy(
-        "%(count)d was left alone because it is waiting for others.",
-        "%(count)d were left alone because they are waiting for others.",
+        "%(count)d was left alone because it is waiting for others, or for a slot.",
+        "%(count)d were left alone because they are waiting for others, or for slots.",
         "count",
     ),
     "failed": ngettext_lazy(

@@ -9,6 +9,7 @@ from django.db import connection
 from django.utils import timezone
 
 from django_jobqueue.admin import job_page as page_module
+from django_jobqueue.lifecycle import pause
 from django_jobqueue.models import Job, Queue
 from django_jobqueue.retention import FOREVER
 
@@ -63,6 +64,16 @@ def test_how_long_it_is_kept_where_that_is_said(viewer, add_jobs):
     assert "Kept until for ever" in text_of(viewer.get(job_page(for_ever)))
     text = text_of(viewer.get(job_page(usual)))
     assert "Kept until" not in text and "Result until" not in text
+
+
+def test_for_which_slot_it_waits(viewer, add_jobs):
+    [job] = add_jobs(status=Status.WAITING, concurrency_key="tenant-7")
+    text = text_of(viewer.get(job_page(job)))
+    assert "Waiting for a slot of tenant-7." in text and "Concurrency key tenant-7" in text
+    pause(key="tenant-7")
+    assert "Waiting for a slot of tenant-7, which is paused." in text_of(viewer.get(job_page(job)))
+    Job.objects.filter(pk=job.pk).update(waiting_for=2)
+    assert "Waiting for 2 other jobs." in text_of(viewer.get(job_page(job)))
 
 
 def test_the_attempts_newest_first(viewer, add_jobs, add_attempt, add_worker):
