@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from django.db import OperationalError, connections
 
 from ..models import Job
+from .base import FOR_A_SLOT
 from .records import Lane
 
 CHANNEL = "django_jobqueue"
@@ -153,6 +154,7 @@ ANYTHING = f"""
 SELECT EXISTS (SELECT 1 FROM {Job._meta.db_table} WHERE status = 'READY' AND place IS NOT NULL)
     OR EXISTS (SELECT 1 FROM {Job._meta.db_table} WHERE status = 'READY' AND place IS NULL
                AND run_after < STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW', '+{SOON} seconds'))
+    OR EXISTS (SELECT 1 FROM {Job._meta.db_table} WHERE {FOR_A_SLOT})
 """
 
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until the next try when something went wrong.
 RETRY = 1.0
-#: A look at all keys takes at most one in so many seconds, but none waits for longer than this for its turn.
+#: Looks at all keys that find nothing take at most one in so many seconds; none waits longer than this for its turn.
 SHARE, PATIENCE = 20, 1.0
 
 
@@ -99,9 +99,10 @@ class Follower(threading.Thread):
         lanes = follow_up(self.using) if ended else set()
         if everything:
             began = time.monotonic()
-            lanes |= admit(list(waiting_keys(self.using)), self.using, self.floors())
+            admitted = admit(list(waiting_keys(self.using)), self.using, self.floors())
             now = time.monotonic()
-            self._not_before = now + min(PATIENCE, SHARE * (now - began))
+            self._not_before = now if admitted else now + min(PATIENCE, SHARE * (now - began))
+            lanes |= admitted
         elif freed:
             lanes |= admit(list(freed), self.using, self.floors())
         return lanes

@@ -23,6 +23,7 @@ from django_jobqueue.worker.worker import Worker
 from tests.tasks import noop
 
 from .conftest import is_working, unfinished
+from .policy_tasks import of_tenant
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -108,12 +109,13 @@ def start_of(result) -> float:
     return Attempt.objects.get(job_id=result.id).started_at.timestamp()
 
 
-def test_a_sleeping_worker_takes_a_job_at_once(sleeping_worker, eventually):
+@pytest.mark.parametrize("made", [noop, of_tenant], ids=["free", "waits for a slot"])
+def test_a_sleeping_worker_takes_a_job_at_once(sleeping_worker, eventually, made):
     delays = []
-    for _ in range(4):
+    for number in range(4):
         time.sleep(0.5)
         enqueued = timezone.now().timestamp()
-        result = noop.enqueue()
+        result = made.enqueue(number % 2) if made is not noop else made.enqueue()
         eventually(lambda: not unfinished())
         delays.append(start_of(result) - enqueued)
     assert sorted(delays)[1] < 0.2, delays  # it would sleep for some seconds
