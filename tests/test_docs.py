@@ -45,7 +45,7 @@ from django_jobqueue.lifecycle.prune import ARCHIVE_BATCH, LIMITS_KEPT
 from django_jobqueue.management import reloading
 from django_jobqueue.management.bulk import SHOWN
 from django_jobqueue.management.commands import jobqueue, runworker
-from django_jobqueue.middleware import JobContext, Middleware, chain, concurrency, log_context, prometheus, rate_limit
+from django_jobqueue.middleware import JobContext, Middleware, chain, log_context, prometheus, rate_limit
 from django_jobqueue.middleware.chain import enqueue_through
 from django_jobqueue.models.pause import HOLD
 from django_jobqueue.options import owners as option_owners
@@ -183,7 +183,6 @@ def test_every_middleware_that_comes_along_has_a_section_with_its_options(layer)
 
 def test_the_numbers_of_the_limits_are_those_of_the_code():
     text = page("reference/middleware.md")
-    assert f"at most {concurrency.LONGEST:.0f} seconds at a time" in text
     assert f"at most\n{rate_limit.LONGEST:.0f} seconds at a time" in text
     assert LIMITS_KEPT.days == 2 and "for two days is deleted" in page("reference/models.md")
 
@@ -616,7 +615,7 @@ def test_the_pauses_and_changes_of_the_control_page_do_what_it_says(control_page
     control_page.stop(7)
     drain(0)
     jobs = list(models.Job.objects.filter(pk__in=[mail.id, theirs.id, others.id]).order_by("pk"))
-    assert made(jobs) == ["READY", "READY", "SUCCESSFUL"]
+    assert made(jobs) == ["READY", "WAITING", "SUCCESSFUL"]
     control_page.go_on(7)
     drain(0)
     assert made(jobs) == ["SUCCESSFUL"] * 3
@@ -813,3 +812,22 @@ def test_the_ways_to_test_work(tmp_path):
             code = code.replace('"django.tasks.', '"django_tasks.')  # as the page says
         (tmp_path / "shop" / f"test_{number}.py").write_text(code)
     assert "Found 3 test(s)" in reader.run(["manage.py", "test"])
+
+
+def test_the_examples_of_limits_do_what_the_page_says(written, queue_db):
+    shop = written("docs/howto/limits.md")
+    calls = [
+        shop.compress.s(1),
+        shop.load_rows.s(7),
+        shop.send_mail.s("anna"),
+        shop.reserve_stock.s(1),
+        shop.collect_stock.s(1),
+    ]
+    calls += [shop.post_amount.s(1, amount) for amount in (3, 4)]
+    results = [*django_jobqueue.enqueue_many(calls), shop.render_for(7, 1, is_big=False)]
+    jobs = models.Job.objects.in_bulk([int(one.id) for one in results])
+    assert [jobs[int(one.id)].concurrency_key for one in results] == [
+        "shop.jobs.compress", "tenant-7", None, "warehouse", "warehouse", "account-1", "account-1", "tenant-7"
+    ]  # fmt: skip
+    drain(threads=1)
+    assert set(models.Job.objects.values_list("status", flat=True)) == {"SUCCESSFUL"}

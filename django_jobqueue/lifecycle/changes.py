@@ -16,7 +16,7 @@ from django.db.models.lookups import GreaterThan
 
 from ..models import Job
 from ..models.fields import NextPlace
-from ..models.job import READY_OR_IN_WAITING, UNFINISHED
+from ..models.job import FOR_A_SLOT, READY_OR_IN_WAITING, UNFINISHED
 from ..timing import aware
 from .keep import deleted_at
 from .put_back import RETRYABLE, put_back
@@ -112,7 +112,8 @@ def _not_started(where: Q, values: dict[str, Any]) -> Change:
 
 
 def to_time(run_after: datetime | None) -> Change:
-    """Let ready jobs start at that time and no sooner; None, or a time that is past by the database's clock: now.
+    """Let jobs that are ready, or wait for a slot of their key, start at that time and no sooner; None, or a time that
+    is past by the database's clock: now.
 
     What is in line already stays there then, at its place. Raise ``TypeError`` for what is no time.
     """
@@ -125,6 +126,7 @@ def to_time(run_after: datetime | None) -> Change:
     moment = Value(run_after, output_field=DateTimeField())
     is_to_come = Q(GreaterThan(moment, Now()))
     later = Step(
-        _READY & is_to_come & ~Q(run_after=run_after, place__isnull=True), {"place": None, "run_after": run_after}
+        (_READY | FOR_A_SLOT) & is_to_come & ~Q(run_after=run_after, place__isnull=True),
+        {"status": Status.READY, "place": None, "run_after": run_after},
     )
-    return Change(("ready", "scheduled"), [later, Step(_SCHEDULED & ~is_to_come, _IN_LINE_NOW)])
+    return Change(("ready", "scheduled", "waiting"), [later, Step(_SCHEDULED & ~is_to_come, _IN_LINE_NOW)])

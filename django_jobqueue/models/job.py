@@ -39,7 +39,7 @@ UNFINISHED = (Status.WAITING, Status.READY, Status.RUNNING)
 _READY = Q(status=Status.READY)
 # Not "= True", which Django's versions write in different ways: SQLite takes a partial index only for its very words.
 _TO_FOLLOW_UP = Q(followed__in=[True], finished_at__isnull=False)
-_FOR_A_SLOT = Q(status=Status.WAITING, waiting_for=0, concurrency_key__isnull=False)
+FOR_A_SLOT = Q(status=Status.WAITING, waiting_for=0, concurrency_key__isnull=False)
 _UNDER_A_KEY = Q(concurrency_key__isnull=False, finished_at__isnull=True)
 #: The status of a job that comes in line, in SQL: one that needs a slot waits for it.
 READY_OR_IN_WAITING = Case(When(concurrency_key__isnull=True, then=Value(Status.READY)), default=Value(Status.WAITING))
@@ -66,7 +66,7 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def waiting_for_slots(self) -> JobQuerySet:
         """Only the slot of a concurrency key is between these and the line."""
-        return self.filter(_FOR_A_SLOT)
+        return self.filter(FOR_A_SLOT)
 
     def having_slots(self) -> JobQuerySet:
         """In line or running under a concurrency key."""
@@ -265,7 +265,7 @@ class Job(models.Model):
                 fields=["id"], name="jobqueue_followed", condition=Q(followed__in=[True], finished_at__isnull=False)
             ),
             models.Index(
-                fields=["concurrency_key", "-priority", "id"], name="jobqueue_for_a_slot", condition=_FOR_A_SLOT
+                fields=["concurrency_key", "-priority", "id"], name="jobqueue_for_a_slot", condition=FOR_A_SLOT
             ),
             models.Index(
                 fields=["concurrency_key", "status", "place", "attempts"],

@@ -307,6 +307,15 @@ def test_a_debounced_job_has_no_slot_while_it_is_put_off():
     assert fresh(job).status == "WAITING" and let_in("only 1") == 1
 
 
+def test_a_job_that_waits_for_a_slot_can_be_put_off():
+    first, second = several(one_at_a_time, 2)
+    chain(noop.si(), one_at_a_time.si(7)).enqueue()
+    let_in()
+    assert reschedule(Job.objects.all(), timezone.now() + timedelta(hours=1)) == 3
+    assert fresh(first).is_scheduled and fresh(second).is_scheduled and holders() == 0
+    assert Job.objects.waiting().get().waiting_for == 1, "this one waits for another job"
+
+
 # -- in order -------------------------------------------------------------------------------------
 
 

@@ -119,7 +119,7 @@ class Command(BaseCommand):
         times.add_argument(
             "--to", type=moment, required=True, metavar="TIME", help="now, in 90s, 2h or 7d, or at 2030-12-24T18:00."
         )
-        add_arguments(times, ("ready", "scheduled"))
+        add_arguments(times, ("ready", "scheduled", "waiting"))
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         backend = find_backend(None, options["database"])
