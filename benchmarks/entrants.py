@@ -68,8 +68,15 @@ class Stage:
         self.put(task, jobs, **env)
         self.expect("waiting", jobs)
 
-    def fill(self, finished: int = 0, waiting: int = 0, scheduled: int = 0) -> None:
-        adapters.call(self.peer, "fill", finished, waiting, scheduled, env=self.env)
+    def fill(
+        self, finished: int = 0, waiting: int = 0, scheduled: int = 0, for_slots: int = 0, for_a_job: int = 0
+    ) -> None:
+        """``for_slots`` and ``for_a_job`` are jobs that wait and go on waiting; those for slots need the limits."""
+        adapters.call(self.peer, "fill", finished, waiting, scheduled, for_slots, for_a_job, env=self.env)
+
+    def with_limits(self) -> None:
+        """From now on the layers that limit are around the jobs, and there are tasks that have limits."""
+        self.env["BENCHMARK_LAYERS"] = "limits"
 
     def workers(self, count: int = 1, url: str | None = None, **env: str) -> Workers:
         """So many worker processes, by a supervisor where the queue has one."""

@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
     add("--seconds", type=float, default=20, help="how long the idle cell watches; default %(default)s")
     add("--rows", type=int, default=1_000_000, help="full: finished jobs, and waiting ones; default %(default)s")
     add("--snapshot-jobs", type=int, default=300_000, help="jobs of the snapshot cell; default %(default)s")
-    add("--scheduled", type=int, default=100_000, help="scheduled jobs of the scheduled cell; default %(default)s")
+    add("--scheduled", type=int, default=100_000, help="scheduled, waiting: jobs around; default %(default)s")
     add("--sleeps", type=int, default=5000, help="jobs of the sleep cell; default %(default)s")
     add("--limit", type=float, default=600, help="seconds after which a drain has failed; default %(default)s")
     add("--prefix", default="benchmark", help="how the names of the databases begin; default %(default)s")

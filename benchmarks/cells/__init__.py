@@ -3,11 +3,12 @@
 from .arguments import Arguments
 from .base import Cell, Column
 from .coroutines import Async, Sleep
-from .crowded import Full, Scheduled, Snapshot
+from .crowded import Full, Scheduled, Snapshot, Waiting
 from .drain import Drain
 from .enqueue import Enqueue, Writers
 from .idle import Idle
 from .layers import Layers
+from .limits import Limits
 from .memory import Memory
 from .pickup import Pickup
 from .processes import Processes
@@ -24,11 +25,13 @@ ALL: dict[str, Cell] = {
         Full(),
         Snapshot(),
         Scheduled(),
+        Waiting(),
         Processes(),
         Async(),
         Sleep(),
         Arguments(),
         Layers(),
+        Limits(),
         Memory(),
         Writers(),
     )

@@ -53,6 +53,39 @@ class Scheduled(OnlyOurs):
         return {"alone/s": alone, "beside/s": beside, "beside ÷ alone": beside / alone}
 
 
+class Waiting(OnlyOurs):
+    name = "waiting"
+    sentence = (
+        "drain beside 100,000 jobs that wait for the one slot of their key, which another one keeps, and beside "
+        "100,000 that wait for a job of tomorrow, against one without"
+    )
+    columns = (
+        Column("alone/s"),
+        Column("for slots/s"),
+        Column("for a job/s"),
+        Column("for slots ÷ alone", "{:.0%}"),
+        Column("for a job ÷ alone", "{:.0%}"),
+    )
+
+    def measure(self, entrant: Entrant) -> Figures:
+        count = entrant.options.scheduled
+        alone = self._rate(entrant)
+        for_slots, for_a_job = self._rate(entrant, for_slots=count), self._rate(entrant, for_a_job=count)
+        found = {"alone/s": alone, "for slots/s": for_slots, "for a job/s": for_a_job}
+        return found | {"for slots ÷ alone": for_slots / alone, "for a job ÷ alone": for_a_job / alone}
+
+    def _rate(self, entrant: Entrant, **around: int) -> float:
+        jobs, held = entrant.options.jobs * LONGER, sum(around.values())
+        with entrant.stage() as stage:
+            stage.with_limits()  # without anything around too: only that shall be the difference
+            stage.fill(**around)
+            stage.put("noop", jobs + jobs // 5)
+            stage.expect("held", held)
+            found = rate(stage, jobs, until_empty=False)
+            stage.expect("held", held)
+            return found
+
+
 class Snapshot(Cell):
     name = "snapshot"
     sentence = "drain while another session holds an old snapshot: the second half of the jobs against the first"

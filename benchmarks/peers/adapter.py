@@ -2,7 +2,8 @@
 
     about                              what the adapter says of itself
     setup                              create the schema
-    fill FINISHED WAITING SCHEDULED    put so many jobs into the tables, where the adapter can
+    fill FINISHED WAITING SCHEDULED FOR-SLOTS FOR-A-JOB
+                                       put so many jobs into the tables, where the adapter can
     one TASK N, bulk TASK N            enqueue; when a line comes in, after "ready". Answers with its start and its end
     latency N                          milliseconds from enqueue to start of each of N jobs
     worker                             run a worker until SIGTERM
@@ -110,6 +111,7 @@ def about(peer):
         "finished": peer.FINISHED,
         "point": getattr(peer, "POINT", None),
         "passed": getattr(peer, "PASSED", None),
+        "held": getattr(peer, "HELD", None),
     }
 
 

@@ -10,7 +10,8 @@ URL = os.environ.get("BENCHMARK_URL", "postgresql:///postgres")
 PROCESSES = int(os.environ.get("BENCHMARK_PROCESSES", "1"))
 #: Coroutines that may run at once; 0 is the adapter's choice.
 SLOTS = int(os.environ.get("BENCHMARK_SLOTS", "0"))
-#: How many layers of which kind are around each job of ours, ``5 Passing`` say; empty: only the default ones.
+#: How many layers of which kind are around each job of ours, ``5 Passing`` say, or ``limits``: those that limit, and
+#: the tasks that have limits; empty: only the default ones.
 LAYERS = os.environ.get("BENCHMARK_LAYERS", "")
 CHUNK = 1000  # jobs of one bulk call
 BURN = 0.005  # seconds of CPU time

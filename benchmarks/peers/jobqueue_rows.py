@@ -5,7 +5,8 @@ from datetime import timedelta
 from django.db import connection
 from django.utils import timezone
 
-from django_jobqueue.models import Attempt, Job
+from django_jobqueue.lifecycle import admit, pause
+from django_jobqueue.models import Attempt, Dependency, Job
 
 SERIES = {
     "postgresql": "generate_series(1, {count}) as series(n)",
@@ -14,6 +15,7 @@ SERIES = {
         select n from counted) as series""",
 }
 SCHEDULED_FOR = timedelta(days=1)
+CLOSED = "closed"
 
 
 def fill(task, finished, waiting, scheduled):
@@ -29,6 +31,27 @@ def fill(task, finished, waiting, scheduled):
         _copy(_example(task), waiting, with_place=True)
     if scheduled:
         _copy(_example(task), scheduled, place=None, run_after=timezone.now() + SCHEDULED_FOR)
+
+
+def wait_for_slots(task, count):
+    """Jobs of a key whose one slot is taken: by a job in line in a queue that is paused, so it stays so."""
+    pause(CLOSED)
+    holder = _example(task.using(queue_name=CLOSED))
+    admit([holder.concurrency_key], "default")
+    holder.refresh_from_db()
+    assert holder.status == Job.Status.READY, holder.status
+    _copy(_example(task), count, with_place=True)
+
+
+def wait_for_a_job(task, count):
+    """Jobs that wait for one that is scheduled for tomorrow."""
+    first = task.using(run_after=SCHEDULED_FOR).enqueue(0)
+    waiting = _example(task.using(after=first))
+    rule = Dependency.objects.get(job=waiting).rule
+    _copy(waiting, count, with_place=True)
+    _execute(f"""insert into {Dependency._meta.db_table} (on_id, job_id, rule, listed)
+        select {first.id}, id, '{rule}', false from {Job._meta.db_table} where waiting_for = 1""")
+    Dependency.objects.filter(job=waiting).delete()
 
 
 def _past():

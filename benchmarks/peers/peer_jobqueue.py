@@ -10,23 +10,35 @@ DATABASES = ("postgresql", "sqlite", "mariadb")
 KIND = "thread"
 CONFIG = """runworker: default settings (4 threads, 100 async slots), attempts recorded, rows kept; log level WARNING;
     CONN_MAX_AGE=None"""
-WAITING = "select count(*) from django_jobqueue_job where status = 'READY' and place is not null"
-# Two conditions, so that each finds its partial index: the look must not cost more than what it looks at.
+# Under a concurrency key a job is under way once it is in line: to let it in is part of what it costs.
+WAITING = """select
+    (select count(*) from django_jobqueue_job
+        where status = 'READY' and place is not null and concurrency_key is null)
+    + (select count(*) from django_jobqueue_job
+        where status = 'WAITING' and waiting_for = 0 and concurrency_key is not null)"""
+# A condition each, so that it finds its partial index: the look must not cost more than what it looks at.
 UNFINISHED = """select exists(select 1 from django_jobqueue_job where status = 'READY' and place is not null)
-    or exists(select 1 from django_jobqueue_job where status = 'RUNNING')"""
+    or exists(select 1 from django_jobqueue_job where status = 'RUNNING')
+    or exists(select 1 from django_jobqueue_job
+        where status = 'WAITING' and waiting_for = 0 and concurrency_key is not null)"""
 FINISHED = "select count(*) from django_jobqueue_job where status = 'SUCCESSFUL'"
 POINT = """select id from django_jobqueue_job where status = 'READY' and place is not null
     order by id limit 1 offset {number}"""
 PASSED = "select exists(select 1 from django_jobqueue_job where id = {id} and status = 'SUCCESSFUL')"
+HELD = "select count(*) from django_jobqueue_job where status = 'WAITING'"
 STARTS_PROCESSES = True
+OURS = "django_jobqueue.middleware"
 
 
 def layers_around(words):
     if not words:
         return {}
-    number, kind = words.split()
-    default = "django_jobqueue.middleware.database_connections.DatabaseConnections"
-    return {"JOBQUEUE_MIDDLEWARE": [default, *[f"jobqueue_layers.{kind}"] * int(number)]}
+    if words == "limits":
+        layers = [f"{OURS}.concurrency.Concurrency", f"{OURS}.rate_limit.RateLimit"]
+    else:
+        number, kind = words.split()
+        layers = [f"jobqueue_layers.{kind}"] * int(number)
+    return {"JOBQUEUE_MIDDLEWARE": [f"{OURS}.database_connections.DatabaseConnections", *layers]}
 
 
 django_setup(
@@ -64,16 +76,24 @@ async def sleep(n):
 
 
 TASKS = {"noop": noop, "stamp": stamp, "burn": burn, "anoop": anoop, "sleep": sleep}
+if LAYERS == "limits":
+    import jobqueue_limits  # its options are those of the layers
+
+    TASKS |= jobqueue_limits.TASKS
 
 
 def setup():
     migrate()
 
 
-def fill(finished, waiting, scheduled):
+def fill(finished, waiting, scheduled, for_slots, for_a_job):
     import jobqueue_rows  # needs the models
 
     jobqueue_rows.fill(noop, finished, waiting, scheduled)
+    if for_slots:
+        jobqueue_rows.wait_for_slots(jobqueue_limits.single, for_slots)
+    if for_a_job:
+        jobqueue_rows.wait_for_a_job(noop, for_a_job)
 
 
 def one(name, value):
