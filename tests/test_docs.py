@@ -41,20 +41,24 @@ from django_jobqueue.admin import changelist, job_page, pagination
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel
 from django_jobqueue.lifecycle import schedule, waiting
+from django_jobqueue.lifecycle.admit import KEYS
 from django_jobqueue.lifecycle.prune import ARCHIVE_BATCH, LIMITS_KEPT
 from django_jobqueue.management import reloading
 from django_jobqueue.management.bulk import SHOWN
 from django_jobqueue.management.commands import jobqueue, runworker
 from django_jobqueue.middleware import JobContext, Middleware, chain, log_context, prometheus, rate_limit
 from django_jobqueue.middleware.chain import enqueue_through
+from django_jobqueue.middleware.concurrency import Concurrency
 from django_jobqueue.models.pause import HOLD
 from django_jobqueue.options import owners as option_owners
 from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
+from django_jobqueue.registry import resolve
 from django_jobqueue.retention import FOREVER
 from django_jobqueue.task import JobTask, declared
 from django_jobqueue.worker import (
     children,
     claimer,
+    follower,
     isolation,
     lanes,
     maintenance,
@@ -184,6 +188,8 @@ def test_every_middleware_that_comes_along_has_a_section_with_its_options(layer)
 def test_the_numbers_of_the_limits_are_those_of_the_code():
     text = page("reference/middleware.md")
     assert f"at most\n{rate_limit.LONGEST:.0f} seconds at a time" in text
+    assert f"every {rate_limit.LONGEST:.0f} seconds at the latest" in page("howto/limits.md")
+    assert f"for up to {KEYS} keys" in page("howto/limits.md")
     assert LIMITS_KEPT.days == 2 and "for two days is deleted" in page("reference/models.md")
 
 
@@ -231,9 +237,10 @@ def test_fixed_numbers_are_those_of_the_code():
         f"| every {wakeup.LONGEST:.0f} s while it is told of new jobs; otherwise after a tenth of the time",
         f"that it has found nothing, {wakeup.SHORTEST} s to `--poll-interval` |",
         f"every {lanes.INTERVAL} s, but in no more than about a {ORDINALS[lanes.SHARE]} of its time |",
+        f"about a {ORDINALS[follower.SHARE]} of its time, or every second |",
         f"wakes idle workers | within {channel.SOON:.0f} s |",
         f"learns of a pause | within {lanes.PATIENCE:.0f} s |",
-        f"under a paused key is put off for | at most {HOLD.total_seconds() / 3600:.0f} h |",
+        f"under the paused key of a rate limit is put off for | at most {HOLD.total_seconds() / 3600:.0f} h |",
         f"look at for one transaction | {lifecycle.portions.BATCH:,} |",
         f"{pace.PREFETCH}, and no more than run in about {pace.PREFETCH_SECONDS} s",
         f"until a worker claims nothing more | {claimer.MAX_UNWRITTEN:,} |",
@@ -333,7 +340,7 @@ def test_examples_are_python_and_import_what_exists(path):
                     assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "task":
                 known = {field.name for field in fields(JobTask)} | options_of_layers(path.read_text())
-                assert not [keyword.arg for keyword in node.keywords if keyword.arg not in known]
+                assert not [keyword.arg for keyword in node.keywords if keyword.arg and keyword.arg not in known]
 
 
 def options_of_layers(text: str) -> set[str]:
@@ -386,8 +393,8 @@ def written(monkeypatch, settings):
 
 
 def forget_layers() -> None:
-    """The next test's modules have other layers of the same paths."""
-    for cached in (chain.layers, chain._project, option_owners):
+    """The next test's modules have other layers and tasks of the same paths."""
+    for cached in (chain.layers, chain._project, option_owners, resolve):
         cached.cache_clear()
 
 
@@ -508,6 +515,86 @@ def test_the_examples_of_unique_jobs_do_what_the_page_says(written, queue_db):
     assert f"longer than {keys.KEY_LENGTH} characters is shown cut" in page("howto/unique_jobs.md")
 
 
+@django_jobqueue.task(middleware=[Concurrency], concurrency=None)
+def unlimited():
+    return "ran"
+
+
+def test_the_concurrency_limits_of_the_page_do_what_it_says(written, queue_db, settings):
+    shop = written("docs/howto/limits.md")
+    reports = [shop.yearly_report.enqueue(year) for year in (2020, 2021, 2022)]
+    imports = [shop.import_rows.enqueue(tenant, ["a row"]) for tenant in (7, 7, 7, 7, 8)]
+    calls = [shop.book_in.enqueue("tea"), shop.book_out.enqueue("tea")]
+    posts = [shop.post.enqueue(1, amount) for amount in (1, 2, 3)]
+    later = shop.post.using(run_after=timedelta(hours=1)).enqueue(1, 4)
+    free = shop.import_rows.using(concurrency=None).enqueue(7)
+    with pytest.raises(ValueError, match="does not fit the call"):
+        shop.import_rows.using(concurrency_key="{nobody}").enqueue(7)
+    jobs = models.Job.objects.filter(concurrency_key__isnull=False)
+    assert jobs.count() == len([*reports, *imports, *calls, *posts, later])
+    assert models.Job.objects.get(pk=free.id).status == "READY"
+    assert shop.how_it_stands(7) == {"waiting": 4, "in line": 0, "run": 0}
+    keys = list(lifecycle.waiting_keys("default"))
+    assert keys == ["account-1", "shop.jobs.yearly_report", "tenant-7", "tenant-8", "warehouse"]
+    lifecycle.admit(keys, "default")
+    assert shop.how_it_stands(7) == {"waiting": 1, "in line": 3, "run": 0}
+    assert [jobs.in_line().filter(concurrency_key=key).count() for key in keys] == [1, 2, 3, 1, 1]
+    last = models.Job.objects.get(pk=imports[3].id)
+    assert str(job_page.JobPage(last).now) in page("howto/limits.md").replace("*", "")
+    call_command("jobqueue", "status", stdout=(out := StringIO()))
+    assert " 5 waiting" in out.getvalue()
+    drain(0, threads=4)
+    assert set(jobs.exclude(pk=later.id).values_list("status", flat=True)) == {"SUCCESSFUL"}
+    assert models.Job.objects.get(pk=later.id).is_scheduled
+    order = models.Attempt.objects.filter(job_id__in=[post.id for post in posts]).order_by("started_at", "finished_at")
+    assert list(order.values_list("job_id", flat=True)) == [int(post.id) for post in posts]
+    assert models.Attempt.objects.count() == len([*reports, *imports, *calls, *posts, free]), "none to wait"
+    for told in re.findall(r'`(\{"concurrency": .*?\})`', page("howto/limits.md")):
+        settings.JOBQUEUE_DEFAULTS = ast.literal_eval(told)
+        assert models.Job.objects.get(pk=refund.enqueue(1).id).concurrency_key == "project"
+        assert models.Job.objects.get(pk=unlimited.enqueue().id).status == "READY"
+
+
+def test_a_job_in_line_where_nobody_claims_keeps_its_slot_as_the_page_of_limits_says(written, queue_db):
+    shop = written("docs/howto/limits.md")
+    held = shop.book_in.enqueue("tea")
+    lifecycle.pause("warehouse")
+    lifecycle.admit(["warehouse"], "default")
+    other = shop.book_out.using(queue_name="default").enqueue("tea")
+    drain(0)
+    assert made([models.Job(pk=int(one.id)) for one in (held, other)]) == ["READY", "WAITING"]
+    lifecycle.pause(key="warehouse")
+    lifecycle.resume(key="warehouse")
+    lifecycle.resume("warehouse")
+    drain(0)
+    assert made([models.Job(pk=int(one.id)) for one in (held, other)]) == ["SUCCESSFUL"] * 2
+
+
+def test_tenants_of_the_page_of_limits_take_turns(written, queue_db):
+    shop = written("docs/howto/limits.md")
+    django_jobqueue.enqueue_many([shop.import_rows.s("big") for _ in range(100)])
+    django_jobqueue.enqueue_many([shop.import_rows.s("small") for _ in range(10)])
+    lifecycle.admit(["tenant-big", "tenant-small"], "default")
+    assert models.Job.objects.in_line().count() == 6, "three of each"
+    drain(0, threads=4)
+    order = models.Attempt.objects.order_by("started_at", "finished_at").values_list("job__concurrency_key", flat=True)
+    assert len(order) == 110 and "tenant-small" not in list(order)[60:]
+
+
+def test_the_rate_limits_of_the_page_do_what_it_says(written, queue_db):
+    shop = written("docs/howto/limits.md")
+    slow = shop.send_receipt.using(rate_limit="100/d")  # as the page's, but with time to look
+    receipts = [slow.enqueue(number) for number in range(12)]
+    stock = shop.fetch_stock.enqueue(1)
+    assert models.Job.objects.get(pk=stock.id).concurrency_key == "shop-1"
+    drain(0)
+    assert made([models.Job(pk=int(one.id)) for one in receipts]).count("SUCCESSFUL") == 10
+    early = models.Job.objects.scheduled()
+    assert list(early.values_list("tries", "attempts")) == [(0, 1)] * 2
+    assert models.Attempt.objects.filter(outcome="snoozed").count() == 2
+    assert models.Job.objects.get(pk=stock.id).status == "SUCCESSFUL"
+
+
 def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db, settings):
     notes = []
     moved = written(
@@ -626,7 +713,10 @@ def test_the_pauses_and_changes_of_the_control_page_do_what_it_says(control_page
     assert control_page.after_the_outage() == 1
     assert control_page.make_room_for_others(7) == 2
     assert set(models.Job.objects.filter(queue_name="slow").values_list("priority", flat=True)) == {-10}
-    assert control_page.not_before("slow", timezone.now() + timedelta(hours=1)) == 2
+    later = timezone.now() + timedelta(hours=1)
+    assert control_page.not_before("slow", later) == 0, "they wait for slots"
+    lifecycle.admit(["tenant-7"], "default")
+    assert control_page.not_before("slow", later) == 2
     assert control_page.drop("slow").cancelled == 2
     assert capsys.readouterr().out.split()[-1] == "2"
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 from PIL import Image
 
 from django_jobqueue import cron, task
+from django_jobqueue.middleware.concurrency import Concurrency
 
 from . import payment
 from .models import Order, Product
@@ -66,9 +67,9 @@ def call_webhook(context, order_id):
     return {"order": order_id, "pick_up": "today"}
 
 
-@task(queue_name="media")
+@task(queue_name="media", middleware=[Concurrency], in_order=True, concurrency_key="product-{product_id}")
 def make_thumbnail(product_id, size=320):
-    """Work for the processor and the file system."""
+    """Work for the processor and the file system. Of one product one at a time: the last one's picture stays."""
     product = Product.objects.get(pk=product_id)
     with product.image.open() as file, Image.open(file) as image:
         image.thumbnail((size, size))
