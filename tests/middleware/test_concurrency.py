@@ -154,7 +154,7 @@ def test_in_order_they_run_one_after_another_in_the_order_of_their_enqueue():
     assert list(range(12)) == ran
 
 
-def test_tenants_take_turns_in_proportion_to_their_slots_however_many_jobs_one_has():
+def test_a_tenant_with_many_short_jobs_does_not_keep_another_one_waiting():
     enqueue_many([served.using(concurrency=4).s("big") for _ in range(400)])
     enqueue_many([served.using(concurrency=2).s("small") for _ in range(40)])
     drain(threads=2)
