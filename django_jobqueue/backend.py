@@ -190,7 +190,7 @@ class JobQueueBackend(BaseTaskBackend):
             columns["options"] = dict(given)
         if getattr(task, "unique", None):
             columns["unique_task"] = task
-        if slots_of(task).are_few:
+        if slots_of(task).most is not None:
             columns["limited_task"] = task
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from inspect import Parameter, signature
@@ -76,25 +76,28 @@ def _digest(text: str) -> str:
 
 
 class Slots(NamedTuple):
-    """How many jobs of a key may run at the same time; None: any number."""
+    """What is said of the jobs of a concurrency key: the options of the layer ``Concurrency``."""
 
-    most: int | None
+    #: How many may run at the same time; None: any number.
+    concurrency: int | None = None
     #: In the order of their enqueue, one after another.
     in_order: bool = False
+    #: Does a job that gets a slot go to the end of the line, so that the keys take turns?
+    fair: bool = False
 
     @property
-    def are_few(self) -> bool:
-        return self.most is not None
+    def most(self) -> int | None:
+        return 1 if self.in_order else self.concurrency
+
+    def but(self, given: Mapping[str, Any] | None) -> Slots:
+        """With what a job says for itself."""
+        return self._replace(**{name: given[name] for name in self._fields if name in given}) if given else self
 
 
 def slots_of(task: AnyTask, job: Job | None = None) -> Slots:
     """What the task says of its concurrency key, or the job for itself."""
-    given = getattr(task, "given", {})  # with .using(…)
-    most, in_order = (
-        in_force(job, task, name) if job is not None else given[name] if name in given else of_task(task, name)
-        for name in ("concurrency", "in_order")
-    )
-    return Slots(1, True) if in_order else Slots(most)
+    given = getattr(task, "given", {}) if job is None else job.options  # with .using(…)
+    return Slots(*(of_task(task, name) for name in Slots._fields)).but(given)
 
 
 def limit_key(task: AnyTask, job: Job, option: str) -> str:
@@ -110,6 +113,11 @@ def limit_key(task: AnyTask, job: Job, option: str) -> str:
     else:
         made = filled(made, option, task, job)
     return shortened(storable(made))
+
+
+def name_of(key: str) -> str:
+    """What people call the key of a limit, which stands in the database behind the kind of limit."""
+    return key.partition(" ")[2]
 
 
 # -- unique keys ----------------------------------------------------------------------------------

@@ -25,12 +25,14 @@ def resolve(path: str) -> AnyTask:
     """
     module_path, _, name = path.rpartition(".")
     module = sys.modules.get(module_path)
-    if module is None and is_ours(module_path):
+    found = getattr(module, name, None)
+    if not isinstance(found, Task) and (module or is_ours(module_path)):
+        # One that is there may be half of what it will be, while another thread imports it: then this waits for that.
         try:
             module = import_module(module_path)
         except Exception as error:
             raise UnknownTask(f"No task {path!r}: {error}.") from error
-    found = getattr(module, name, None)
+        found = getattr(module, name, None)
     if not isinstance(found, Task):
         hint = "" if module else f" ({module_path} is not imported, nor in an installed app or the project's package)"
         raise UnknownTask(f"No task {path!r} in this process{hint}.")

@@ -28,9 +28,10 @@ from xml.etree import ElementTree
 from . import databases
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 1800.0  # seconds for one suite; far more than it needs
+PATIENCE = 3600.0  # seconds for one suite; far more than it needs, even beside others on a slow machine
 AT_ONCE = 1 + (os.cpu_count() or 1)  # suites; with more of them a worker under test may lose its lease to the load
 KEYS = ("sqlite", "pg18", "postgresql", "mariadb", "mysql")
+SAID = 300  # characters of a failure in the summary
 COUNTS = ("failed", "passed", "skipped", "errors")
 
 CHECKS = {
@@ -53,6 +54,8 @@ class Verdict:
     ok: bool
     note: str
     counts: dict[str, int] = field(default_factory=dict)
+    #: The tests that failed, and what they said: a log of thousands of lines gets cut where somebody keeps it.
+    failures: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{'passed' if self.ok else 'FAILED'}  {self.name}: {self.note}"
@@ -183,11 +186,11 @@ def run_suite(url: str, pytest_args: list[str], talk: bool = False) -> Verdict:
             running_suites.remove(process)
         if not talk:
             say(f"\n{f' {name} ':#^100}\n{log.read_text(errors='replace')}")
-        counts = read_report(report)
+        counts, failures = read_report(report)
     words = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "no tests"
     if exit_code not in (0, 1):
         words = f"pytest gave up (exit {exit_code}), {words}"
-    return Verdict(name, exit_code == 0, f"{words}, {time.monotonic() - began:.0f} s", counts)
+    return Verdict(name, exit_code == 0, f"{words}, {time.monotonic() - began:.0f} s", counts, failures)
 
 
 def environment(url: str) -> dict[str, str]:
@@ -196,17 +199,21 @@ def environment(url: str) -> dict[str, str]:
     return env
 
 
-def read_report(path: Path) -> dict[str, int]:
-    counts = dict.fromkeys(COUNTS, 0)
+def read_report(path: Path) -> tuple[dict[str, int], list[str]]:
+    counts, failures = dict.fromkeys(COUNTS, 0), []
     if not path.exists():
-        return counts
+        return counts, failures
     for suite in ElementTree.parse(path).iter("testsuite"):
         failed, skipped, errors = (int(suite.get(name, 0)) for name in ("failures", "skipped", "errors"))
         counts["failed"] += failed
         counts["skipped"] += skipped
         counts["errors"] += errors
         counts["passed"] += int(suite.get("tests", 0)) - failed - skipped - errors
-    return counts
+        for case in suite.iter("testcase"):
+            for what in (*case.iter("failure"), *case.iter("error")):
+                said = " ".join(what.get("message", "").split())
+                failures.append(f"{case.get('classname')}::{case.get('name')}: {said[:SAID]}")
+    return counts, failures
 
 
 # --- the end
@@ -216,7 +223,8 @@ def print_summary(checks: list[Verdict], suites: list[Verdict], seconds: float) 
     lines = ["", f"{versions()}, {seconds:.0f} s"]
     if checks:
         lines.append("checks: " + ", ".join(f"{check.name} {check.note}" for check in checks))
-    lines += map(str, suites)
+    for suite in suites:
+        lines += [str(suite), *(f"    {failure}" for failure in suite.failures)]
     say("\n".join(lines))
 
 
@@ -228,7 +236,7 @@ def write_totals(path: Path, suites: list[Verdict]) -> None:
     with path.open("a") as file:
         for suite in suites:
             numbers = [suite.counts.get(word, 0) for word in COUNTS]
-            print(versions(), suite, *numbers, sep="\t", file=file)
+            print(versions(), suite, *numbers, *suite.failures, sep="\t", file=file)
 
 
 def say(text: str) -> None:

@@ -39,7 +39,7 @@ import django_jobqueue
 from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, middleware, models, stats
 from django_jobqueue.admin import changelist, job_page, pagination
 from django_jobqueue.compat import InvalidTask
-from django_jobqueue.dialects import channel
+from django_jobqueue.dialects import channel, draw
 from django_jobqueue.lifecycle import schedule, waiting
 from django_jobqueue.lifecycle.admit import KEYS
 from django_jobqueue.lifecycle.prune import ARCHIVE_BATCH, LIMITS_KEPT
@@ -187,9 +187,11 @@ def test_every_middleware_that_comes_along_has_a_section_with_its_options(layer)
 
 def test_the_numbers_of_the_limits_are_those_of_the_code():
     text = page("reference/middleware.md")
-    assert f"at most\n{rate_limit.LONGEST:.0f} seconds at a time" in text
-    assert f"every {rate_limit.LONGEST:.0f} seconds at the latest" in page("howto/limits.md")
+    assert f"at most\n{draw.LONGEST:.0f} seconds at a time" in text
+    assert f"every {draw.LONGEST:.0f} seconds at the latest" in " ".join(page("howto/limits.md").split())
     assert f"for up to {KEYS} keys" in page("howto/limits.md")
+    parts = (rate_limit.PART, rate_limit.PART_OF_PERIOD, rate_limit.LONGEST_HOLD)
+    assert parts == (100, 20, 0.1) and "a hundredth of them" in page("howto/limits.md")
     assert LIMITS_KEPT.days == 2 and "for two days is deleted" in page("reference/models.md")
 
 
@@ -577,8 +579,22 @@ def test_tenants_of_the_page_of_limits_take_turns(written, queue_db):
     lifecycle.admit(["tenant-big", "tenant-small"], "default")
     assert models.Job.objects.in_line().count() == 6, "three of each"
     drain(0, threads=4)
-    order = models.Attempt.objects.order_by("started_at", "finished_at").values_list("job__concurrency_key", flat=True)
-    assert len(order) == 110 and "tenant-small" not in list(order)[60:]
+    assert len(order := in_order_of_their_starts()) == 110 and "tenant-small" not in order[60:]
+
+
+def in_order_of_their_starts() -> list[str]:
+    attempts = models.Attempt.objects.order_by("started_at", "finished_at")
+    return list(attempts.values_list("job__concurrency_key", flat=True))
+
+
+def test_fair_tenants_of_the_page_of_limits_take_turns_by_their_slots(written, queue_db):
+    shop = written("docs/howto/limits.md")
+    for number in range(60):
+        shop.convert_for_a_large_customer("large", f"{number}.png")
+    django_jobqueue.enqueue_many([shop.convert_image.s("small", f"{number}.png") for number in range(20)])
+    drain(0, threads=1)
+    order = in_order_of_their_starts()
+    assert len(order) == 80 and 11 <= order[10:70].count("tenant-small") <= 19, "two of eight"
 
 
 def test_the_rate_limits_of_the_page_do_what_it_says(written, queue_db):

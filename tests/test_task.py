@@ -1,6 +1,8 @@
 """@task, .using(), .s() and finding a task by its path."""
 
+import importlib
 import sys
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -255,3 +257,27 @@ def test_kinds():
 
 def test_a_strategy_may_be_a_tasks_backoff():
     assert task(backoff=Fixed(3))(bare).backoff == Fixed(3)
+
+
+half_way, go_on = threading.Event(), threading.Event()
+
+
+def test_g8_a_task_is_known_while_another_thread_imports_its_module(tmp_path, monkeypatch):
+    """Two threads of a worker that meet the first job of a task: to the second one it would be unknown, and put off."""
+    (tmp_path / "slowly_imported.py").write_text(
+        "import threading\nfrom django_jobqueue import task\n"
+        "import tests.test_task as here\nhere.half_way.set()\nhere.go_on.wait(20)\n"
+        "@task\ndef needed():\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importer = threading.Thread(target=importlib.import_module, args=["slowly_imported"])
+    importer.start()
+    try:
+        assert half_way.wait(20) and not hasattr(sys.modules["slowly_imported"], "needed")
+        threading.Timer(0.3, go_on.set).start()
+        assert resolve("slowly_imported.needed").name == "needed"
+    finally:
+        go_on.set()
+        importer.join(20)
+        resolve.cache_clear()
+        sys.modules.pop("slowly_imported", None)

@@ -10,10 +10,24 @@ from django.db import connections
 from .base import Dialect
 from .mysql import MySQL
 from .postgresql import PostgreSQL
-from .records import ANY, Ending, Fields, Filter, Lane, Peek, Release, Success
+from .records import ANY, Admitted, Drawn, Ending, Fields, Filter, Lane, Peek, Release, Success, Terms
 from .sqlite import SQLite
 
-__all__ = ["ANY", "Dialect", "Ending", "Fields", "Filter", "Lane", "Peek", "Release", "Success", "get_dialect"]
+__all__ = [
+    "ANY",
+    "Admitted",
+    "Dialect",
+    "Drawn",
+    "Ending",
+    "Fields",
+    "Filter",
+    "Lane",
+    "Peek",
+    "Release",
+    "Success",
+    "Terms",
+    "get_dialect",
+]
 
 _DIALECTS: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (PostgreSQL, SQLite, MySQL)}
 

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import json
-import random
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import EmptyResultSet, FullResultSet
-from django.db import DatabaseError, DataError, IntegrityError, connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Case, F, Model, Q, QuerySet, Value, When
+from django.db import transaction
+from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
-from ..models import Attempt, Dependency, Job, Pause, Queue, UniqueKey
+from ..models import Job, UniqueKey
 from ..models.fields import NextPlace
 from ..models.job import READY_OR_IN_WAITING
+from .limits import Limits
 from .records import ANY, Ending, Filter, Lane, Peek, Release, Success
+from .session import Row
+from .tables import ATTEMPT, DEPENDENCY, FOR_A_SLOT, JOB, PAUSE, QUEUE, UNIQUE_KEY
 
-T = TypeVar("T")
-M = TypeVar("M", bound=Model)
-Row = Sequence[Any]
-
-JOB = Job._meta.db_table
-ATTEMPT = Attempt._meta.db_table
-QUEUE = Queue._meta.db_table
-DEPENDENCY = Dependency._meta.db_table
-UNIQUE_KEY = UniqueKey._meta.db_table
-PAUSE = Pause._meta.db_table
 #: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
 CLAIMED = (
     "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
@@ -48,26 +36,6 @@ ENQUEUED = [*COLUMNS_OF_TASK, "args", "kwargs", "options"]
 of_task = attrgetter(*COLUMNS_OF_TASK)
 #: And what is 0 for every new job.
 ZEROS = ["attempts", "tries", "losses"]
-COLLISION_RETRIES = 8
-#: The condition of ``waiting_for_slots``.
-FOR_A_SLOT = "status = 'WAITING' AND waiting_for = 0 AND concurrency_key IS NOT NULL"
-# From one key to the next in the index, past all the jobs of each.
-KEYS = f"""
-WITH RECURSIVE waiting AS (
-    SELECT MIN(concurrency_key) AS name FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key > %s
-    UNION ALL
-    SELECT (SELECT MIN(concurrency_key) FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key > waiting.name)
-    FROM waiting WHERE waiting.name IS NOT NULL
-)
-SELECT name FROM waiting WHERE name IS NOT NULL LIMIT %s
-"""
-HEAD = "id concurrency_key task_path options queue_name priority".split()
-HEADS = f"""
-SELECT * FROM (
-    SELECT {", ".join(HEAD)} FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key = %s
-    ORDER BY priority DESC, id LIMIT %s
-) AS head{{number}}
-"""
 
 FINISH_JOB = (
     f"UPDATE {JOB} SET status=%s, place=%s, tries=%s, losses=%s, queue_name=%s, priority=%s, started_at=%s, "
@@ -82,6 +50,8 @@ SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER B
     (SELECT 1 FROM {PAUSE} WHERE kind = 'task' AND resumed_at IS NULL LIMIT 1),
     (SELECT 1 FROM {JOB} WHERE {FOR_A_SLOT} ORDER BY concurrency_key, priority DESC, id LIMIT 1)
 """
+#: The queue may have been paused since the lanes were looked for.
+NOT_PAUSED = f"AND NOT EXISTS (SELECT 1 FROM {QUEUE} WHERE name = %s AND paused_at IS NOT NULL)"
 NOTE_END = f"UPDATE {DEPENDENCY} SET status = %s WHERE on_id = %s AND job_id = %s"
 SUCCEED_JOB = (
     f"UPDATE {JOB} SET status='SUCCESSFUL', started_at=%s, finished_at=%s, result=%s, worker_id=NULL, token=NULL "
@@ -113,69 +83,15 @@ class Held(NamedTuple):
     priority: int
 
 
-class Dialect:
+class Dialect(Limits):
     """The statements that move jobs, for one database alias. Complete for any database with SKIP LOCKED."""
 
-    #: The database's name in Django's words.
-    name: ClassVar[str] = ""
     #: The time by the database's clock, in SQL.
     now: ClassVar[str] = "CURRENT_TIMESTAMP(6)"
     #: How many seconds from now a time is, in SQL.
     seconds_until: ClassVar[str] = "TIMESTAMPDIFF(MICROSECOND, CURRENT_TIMESTAMP(6), {}) / 1000000"
     #: "Does any job wait for this one?", as the conditions of partial indexes have it.
     followed: ClassVar[str] = "followed IN (TRUE)"
-    #: Error codes of collisions with another connection: the write was rolled back and is worth trying again.
-    collisions: ClassVar[frozenset[Any]] = frozenset()
-
-    #: A process that stalls must not keep what it has locked from the others: the server ends its session when a
-    #: transaction has been idle for so many seconds. Nothing of ours waits that long between two statements.
-    idle_in_transaction: ClassVar[int] = 10
-
-    #: Does a connection lead to one session of the server, no pooler in between? The worker says so, when it knows.
-    direct = False
-
-    def __init__(self, using: str) -> None:
-        self.using = using
-        self._own = threading.local()  # what a thread of the worker knows of its own session
-
-    @property
-    def connection(self) -> BaseDatabaseWrapper:
-        return connections[self.using]
-
-    # -- transactions ----------------------------------------------------------------------------
-
-    def transact(self, write: Callable[[], T]) -> T:
-        """``write()`` in a transaction; again after a collision, if the transaction is ours alone."""
-
-        def in_transaction() -> T:
-            self.is_own()
-            with transaction.atomic(using=self.using):
-                return write()
-
-        return self.again_after_collision(in_transaction)
-
-    def transact_by_index(self, do: Callable[[], T]) -> T:
-        """``transact`` for statements whose index is known, whatever the planner believes of the table."""
-        return self.transact(do)
-
-    def again_after_collision(self, write: Callable[[], T]) -> T:
-        """``write()``, which is one transaction of its own; again, a few times, if it collided with another."""
-        for last in [False] * COLLISION_RETRIES + [True]:
-            try:
-                return write()
-            except DatabaseError as error:
-                if last or self.connection.in_atomic_block or not self.is_collision(error):
-                    raise
-                time.sleep(random.uniform(0.002, 0.05))  # two that collided must not come back in step
-        raise AssertionError("unreachable")
-
-    def is_collision(self, error: DatabaseError) -> bool:
-        """Was the write rolled back only because of another connection?"""
-        return bool(error.args) and error.args[0] in self.collisions
-
-    def is_refusal(self, error: Exception) -> bool:
-        """Does the database refuse this very data, now and for ever?"""
-        return isinstance(error, DataError | IntegrityError | ValueError | TypeError | ArithmeticError | AttributeError)
 
     # -- enqueue ---------------------------------------------------------------------------------
 
@@ -205,10 +121,6 @@ class Dialect:
             f"ON CONFLICT (key) DO UPDATE SET job_id = {UNIQUE_KEY}.job_id RETURNING key, job_id, until_started, until"
         )
         return list(UniqueKey.objects.using(self.using).raw(sql, keys))
-
-    def newest(self, rows: QuerySet[M]) -> QuerySet[M]:
-        """The rows as they are now, in a transaction that may have begun long ago and waited for a lock."""
-        return rows
 
     # -- claim -----------------------------------------------------------------------------------
 
@@ -271,10 +183,10 @@ class Dialect:
     def _lock(self, lane: Lane, limit: int, floor: int, isolated: bool, only: Filter) -> list[Row]:
         line = (
             f"SELECT {', '.join(CLAIMED)}, {self.now} FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL "
-            f"AND queue_name = %s AND priority = %s AND place {'<' if isolated else '>='} %s {only.sql} "
+            f"AND queue_name = %s AND priority = %s AND place {'<' if isolated else '>='} %s {NOT_PAUSED} {only.sql} "
             "ORDER BY place, id LIMIT %s FOR UPDATE SKIP LOCKED"
         )
-        return self._rows(line, [*lane, 0 if isolated else floor, *only.params, limit])
+        return self._rows(line, [*lane, 0 if isolated else floor, lane.queue_name, *only.params, limit])
 
     def compiled(self, jobs: QuerySet[Job]) -> Filter | None:
         """The conditions of the queryset, for ``claim``; None if no job can meet them.
@@ -323,12 +235,6 @@ class Dialect:
             return value.replace(tzinfo=UTC)
         return value
 
-    def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, params)
-            rows: list[Row] = cursor.fetchall()
-            return rows
-
     def promote(self, limit: int) -> int:
         """Put the scheduled jobs that are due in line; how many."""
 
@@ -341,20 +247,6 @@ class Dialect:
             return ready.update(place=NextPlace(), status=READY_OR_IN_WAITING) if ids else 0
 
         return self.transact(move)
-
-    # -- concurrency keys ------------------------------------------------------------------------
-
-    def waiting_keys(self, behind: str, limit: int) -> list[str]:
-        """The keys, in order, whose slots jobs wait for; from the one behind this one on."""
-        return [name for (name,) in self._rows(KEYS, [behind, limit])]
-
-    def heads(self, numbers: Mapping[str, int]) -> list[Job]:
-        """Of the jobs that wait for slots of each key, so many of the first, with no more columns than ``HEAD``."""
-        sql = "UNION ALL".join(HEADS.format(number=number) for number in range(len(numbers)))
-        return self._heads(self._rows(sql, [value for pair in numbers.items() for value in pair]))
-
-    def _heads(self, rows: Iterable[Row]) -> list[Job]:
-        return [Job.of(zip(HEAD, row, strict=True), self.using) for row in rows]
 
     # -- finish ----------------------------------------------------------------------------------
 
@@ -492,42 +384,6 @@ class Dialect:
                 **changes,
             )
         )
-
-    # -- a worker's own connections --------------------------------------------------------------
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Around all that one of the worker's own threads does; closes its connection at the end."""
-        self._own.active = True
-        try:
-            yield
-        finally:
-            self._own.active = False
-            self.connection.close()
-
-    def is_own(self) -> bool:
-        """Has the calling thread a session of the server to itself? It is set up for us when that is asked first."""
-        if not getattr(self._own, "active", False) or self._is_pooled():
-            return False
-        connection = self.connection
-        connection.ensure_connection()
-        if getattr(self._own, "set_up", None) is not connection.connection:
-            if connection.in_atomic_block or not self._may_set_up():
-                return False
-            self._set_up(connection.connection)
-            self._own.set_up = connection.connection
-        return True
-
-    def _is_pooled(self) -> bool:
-        """Does a pooler stand in between, as far as is known? It may turn out at any time, so each statement asks."""
-        return False
-
-    def _may_set_up(self) -> bool:
-        """Do the settings leave the session to us? Asked once for each connection."""
-        return True
-
-    def _set_up(self, raw: Any) -> None:
-        """Prepare the session behind this connection of the driver."""
 
 
 def _after(moment: datetime, seconds: float | None) -> datetime | None:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 from django.db import OperationalError, connections
 
 from ..models import Job
-from .base import FOR_A_SLOT
 from .records import Lane
+from .tables import FOR_A_SLOT
 
 CHANNEL = "django_jobqueue"
 #: Where those listen who wait for the end of a job.

@@ -10,8 +10,10 @@ from django.db import DataError
 from django.db.models import QuerySet
 
 from ..models import UniqueKey
-from .base import JOB, UNIQUE_KEY, Dialect, M
+from .base import Dialect
 from .records import Success
+from .session import M
+from .tables import FOR_A_SLOT, JOB, UNIQUE_KEY
 
 #: A packet bigger than max_allowed_packet.
 TOO_BIG = 1153
@@ -27,6 +29,11 @@ UPDATE {JOB} AS job JOIN JSON_TABLE(%s, '$[*]' COLUMNS (
 )) AS ended ON job.id = ended.id AND job.token = ended.token
 SET job.status = 'SUCCESSFUL', job.started_at = ended.started_at, job.finished_at = ended.finished_at,
     job.result = ended.result, job.worker_id = NULL, job.token = NULL
+"""
+
+
+NEXT_KEY = f"""
+SELECT concurrency_key FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key > %s ORDER BY concurrency_key LIMIT 1
 """
 
 
@@ -52,6 +59,13 @@ class MySQL(Dialect):
         """At REPEATABLE READ, the server's default and not Django's, only a read that locks sees what is new."""
         driver: Any = self.connection
         return rows if driver.isolation_level == "read committed" else rows.select_for_update()
+
+    def waiting_keys(self, behind: str, limit: int) -> list[str]:
+        """A leap for each: within one statement the server would walk to where the last leap has ended, each time."""
+        names: list[str] = []
+        while len(names) < limit and (found := self._rows(NEXT_KEY, [names[-1] if names else behind])):
+            names.append(found[0][0])
+        return names
 
     def _mark_successful(self, cursor: Any, successes: Sequence[Success], times: Sequence[tuple[str, str]]) -> int:
         written, length = 0, 0

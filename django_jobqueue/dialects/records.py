@@ -32,6 +32,42 @@ class Peek(NamedTuple):
     limited: bool
 
 
+class Admitted(NamedTuple):
+    """What became of the jobs that wait for slots of a few keys."""
+
+    #: In which jobs came in line.
+    lanes: set[Lane]
+    #: Keys that may have slots for more.
+    unfinished: set[str]
+    #: Tasks of which it was not said how many slots there are: a job of one of them holds up those behind it.
+    strangers: set[str]
+
+
+class Terms(NamedTuple):
+    """What a rate allows, and how many starts are wanted at once."""
+
+    #: So many in any period of so many seconds.
+    starts: int
+    period: float
+    #: And so many in a part of it that is as large as this part of the starts.
+    burst: int
+    number: int = 1
+    #: They may be used within so many seconds.
+    hold: float = 0.0
+
+
+class Drawn(NamedTuple):
+    """How many starts there were."""
+
+    number: int
+    #: By this process's monotonic clock: not later than when their time began by the database's.
+    asked_at: float = 0.0
+    #: If there was none: in how many seconds to ask again.
+    wait: float = 0.0
+    #: If the key is paused: when to come back.
+    held_until: datetime | None = None
+
+
 class Filter(NamedTuple):
     """A condition on the columns of a job, in SQL: only what meets it is claimed."""
 

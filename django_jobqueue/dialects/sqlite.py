@@ -7,10 +7,15 @@ from itertools import groupby
 from typing import Any
 
 from django.db import DatabaseError, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+from django.db.models.lookups import GreaterThan
 
-from ..models import Job
-from .base import CLAIMED, ENQUEUED, JOB, ZEROS, Dialect, as_json, forget_places, of_task
+from ..models import Job, Limit
+from ..models.limit import USED
+from .base import CLAIMED, ENQUEUED, NOT_PAUSED, ZEROS, Dialect, as_json, forget_places, of_task
 from .records import ANY, Filter, Lane
+from .tables import JOB
 
 #: Ids of our own choosing, beyond all that were ever given: this also takes the one lock there is to write.
 RESERVE = "UPDATE sqlite_sequence SET seq = seq + %s WHERE name = %s RETURNING seq"
@@ -56,6 +61,11 @@ class SQLite(Dialect):
         times = [adapt(enqueued_at), adapt(run_after)]
         return [job.id, *times, *others, as_json(job.args), as_json(job.kwargs), as_json(job.options)]
 
+    def lock_limits(self, names: Sequence[str]) -> dict[str, bool]:
+        rows = Limit.objects.using(self.using).filter(pk__in=names)
+        rows.update(started=F("started"))  # the one lock of all, before anything is read
+        return dict(rows.annotate(is_noted=GreaterThan(F("used_at"), Now() - USED)).values_list("pk", "is_noted"))
+
     def claim(
         self,
         lanes: Sequence[Lane],
@@ -83,12 +93,12 @@ class SQLite(Dialect):
             WHERE id IN (
                 SELECT id FROM {JOB}
                 WHERE status = 'READY' AND place IS NOT NULL AND place {"<" if isolated else ">="} %s
-                  AND queue_name = %s AND priority = %s {only.sql}
+                  AND queue_name = %s AND priority = %s {NOT_PAUSED} {only.sql}
                 ORDER BY place, id LIMIT %s
             )
             RETURNING {", ".join(CLAIMED)}
         """
-        params = [worker_id, token, 0 if isolated else floor, *lane, *only.params, limit]
+        params = [worker_id, token, 0 if isolated else floor, *lane, lane.queue_name, *only.params, limit]
         rows = self.again_after_collision(lambda: self._rows(sql, params))
         jobs = [self._claimed([*map(self._zoned, row)], worker_id, token) for row in rows]
         # RETURNING promises no order

@@ -133,7 +133,8 @@ def paused_tasks(using: str) -> tuple[str, ...]:
 
 
 def held_back(selector: QueueSelector, using: str) -> list[str]:
-    """What is paused and has jobs in line, of the queues that are selected: ``queue mail``, ``task shop.tasks.send``.
+    """What is paused and has jobs to run in the queues that are selected: ``queue mail``, ``task shop.tasks.send``,
+    ``key tenant-7``.
 
     Only the first jobs of each line are looked at.
     """
@@ -145,4 +146,18 @@ def held_back(selector: QueueSelector, using: str) -> list[str]:
             line = Job.objects.using(using).in_line().filter(queue_name=lane.queue_name, priority=lane.priority)
             found.update(line.order_by("place").values_list("task_path", flat=True)[:CHUNK])
     queues = sorted(closed.intersection(lane.queue_name for lane in lanes))
-    return [*(f"queue {name}" for name in queues), *(f"task {path}" for path in paused if path in found)]
+    tasks = [path for path in paused if path in found]
+    keys = _keys_held_back(selector, using)
+    return [*(f"queue {name}" for name in queues), *(f"task {path}" for path in tasks), *(f"key {key}" for key in keys)]
+
+
+def _keys_held_back(selector: QueueSelector, using: str) -> list[str]:
+    """The paused keys whose slots jobs wait for, or to whose moment jobs have been put off."""
+    mine = Job.objects.using(using).filter(selector.condition)
+    keys = Pause.objects.using(using).keys().order_by("name").values_list("name", "held_until")
+    return [
+        name
+        for name, moment in keys
+        if mine.waiting_for_slots().filter(concurrency_key=name).exists()
+        or mine.scheduled().filter(run_after=moment).exists()
+    ]

@@ -17,13 +17,13 @@ class Concurrency(Middleware):
     (``lifecycle/admit.py``). So this layer has no hook: it knows the options, and without it there are none.
     """
 
-    options = {"concurrency": None, "concurrency_key": None, "in_order": False}
+    options = {"concurrency": None, "concurrency_key": None, "in_order": False, "fair": False}
 
     @classmethod
     def clean_option(cls, name: str, value: Any) -> Any:
         if name == "concurrency_key":
             return clean_key(value)
-        if name == "in_order":
+        if name in ("in_order", "fair"):
             if not isinstance(value, bool):
                 raise TypeError("it must be True or False")
         elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

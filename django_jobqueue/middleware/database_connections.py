@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from django.conf import settings
 from django.db import connections, reset_queries
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from .base import Middleware
@@ -36,30 +37,40 @@ class DatabaseConnections(Middleware):
 
 def close_old_ones() -> None:
     """As at the end of a request; a transaction that is open belongs to an atomic task or to an outer layer."""
-    if has_none():
-        return
-    for connection in connections.all(initialized_only=True):
+    for connection in of_this_thread():
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
 
 
-# Looking for connections in a thread that has none takes longer than all else that is done around a short job.
+# To ask Django for the connections of a thread takes longer than all else that is done around a short job.
 
-_without: set[int] = set()
+
+class _Here(threading.local):
+    #: The calling thread's connections by their aliases; None: it is not known when it began.
+    opened: dict[str, BaseDatabaseWrapper] | None = None
+
+
+_here = _Here()
 
 
 def begin_without() -> None:
     """The calling thread, which is new, has no connection."""
-    _without.add(threading.get_ident())
+    _here.opened = {}
 
 
 def has_none() -> bool:
     """Is it sure that the calling thread has never had a connection?"""
-    return threading.get_ident() in _without
+    return _here.opened == {}
 
 
-def _connected(**kwargs: Any) -> None:
-    _without.discard(threading.get_ident())
+def of_this_thread() -> Sequence[BaseDatabaseWrapper]:
+    """The connections that the calling thread has, or has had."""
+    return connections.all(initialized_only=True) if _here.opened is None else list(_here.opened.values())
+
+
+def _connected(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    if _here.opened is not None:
+        _here.opened[connection.alias] = connection
 
 
 connection_created.connect(_connected, dispatch_uid="django_jobqueue.database_connections")

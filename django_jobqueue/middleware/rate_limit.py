@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
+import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
+from django.db import connections
 
-from ..keys import clean_key, limit_key
-from ..models import Permit
+from ..dialects import Drawn, Terms, get_dialect
+from ..exceptions import Snooze
+from ..keys import clean_key, limit_key, name_of
 from .base import Middleware
 from .context import JobContext
-from .limits import Gate, name_of, pass_or_snooze
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 RATE = re.compile(r"(\d{1,6})/(\d{0,5})([smhd])")
 #: Limits that nobody has used for twice as long are forgotten.
 LONGEST_PERIOD = UNITS["d"]
-#: Nobody waits for longer than this many seconds at a time: jobs in front may have been cancelled.
-LONGEST = 300.0
+#: Starts may be drawn in advance: such a part of those that are allowed at once, and no more than so many.
+PART, MOST = 100, 1000
+#: And kept for such a part of the period, for no longer than so many seconds.
+PART_OF_PERIOD, LONGEST_HOLD = 20, 0.1
 
 
 class Rate(NamedTuple):
@@ -61,38 +68,143 @@ class RateLimit(Middleware):
 
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         if (rate := context.option("rate_limit")) is not None:
-            self._start(context, rate)
+            start = Start(context, rate)
+            if not start.is_in_stock():
+                start.draw()
         return call_next()
 
     async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
         if (rate := context.option("rate_limit")) is not None:
-            await sync_to_async(self._start)(context, rate)
+            start = Start(context, rate)
+            if not start.is_in_stock():
+                await sync_to_async(start.draw)()
         return await call_next()
 
-    def _start(self, context: JobContext, text: str) -> None:
+
+class Rule(NamedTuple):
+    """What the options say of all keys alike."""
+
+    text: str
+    rate: Rate
+    burst: int
+    #: How many starts may be drawn at once.
+    most: int
+    #: How long they may be kept, in seconds.
+    hold: float
+    #: Of the names of the keys. What one rate has no use for any more, another one with a longer period might need: so
+    #: they do not share.
+    prefix: str
+
+    @classmethod
+    def of(cls, text: str, burst: int | None) -> Rule:
         rate = Rate.parse(text)
-        burst = min(context.option("rate_burst") or rate.starts, rate.starts)
-        # What one rate has no use for any more, another one with a longer period might need: so they do not share.
-        key = f"rate/{rate.period:g}s {limit_key(context.task, context.job, 'rate_key')}"
-        told = f"Waits for its turn in {name_of(key)!r}, which has {text}."
-        pass_or_snooze(context, key, lambda gate: draw(gate, rate, burst), told)
+        burst = min(burst or rate.starts, rate.starts)
+        hold = min(rate.period / PART_OF_PERIOD, LONGEST_HOLD)
+        return cls(text, rate, burst, min(MOST, burst // PART), hold, f"rate/{rate.period:g}s ")
 
 
-def draw(gate: Gate, rate: Rate, burst: int) -> float | None:
-    """Start now, or say in how many seconds to ask again.
+_rule = lru_cache(maxsize=4096)(Rule.of)  # asked for each job
 
-    The start before the last N must have been a period ago: then there are never more than N in any period. So one
-    row is looked at, however many starts there were, and N are kept.
+
+class Start:
+    """A job that wants to start under a rate limit."""
+
+    def __init__(self, context: JobContext, text: str) -> None:
+        self.job, self.rule = context.job, _rule(text, context.option("rate_burst"))
+        self.key = self.rule.prefix + limit_key(context.task, context.job, "rate_key")
+        self.using = context.job._state.db or "default"
+        self.stock = stock_of(self.key, self.using) if self.rule.most > 1 else None
+
+    def is_in_stock(self) -> bool:
+        return self.stock is not None and self.stock.take()
+
+    def draw(self) -> None:
+        """Ask the database. Raise ``Snooze`` if it is too early."""
+        # In a transaction it must not wait for somebody who may be waiting for that.
+        if self.stock is None or connections[self.using].in_atomic_block:
+            self._draw()
+            return
+        with self.stock.drawing:
+            if not self.stock.take():  # somebody else has filled it meanwhile
+                drawn = self._draw(self.stock.wanted(self.rule.most), self.rule.hold)
+                self.stock.fill(drawn.number - 1, drawn.asked_at + self.rule.hold)
+
+    def _draw(self, number: int = 1, hold: float = 0.0) -> Drawn:
+        terms = Terms(*self.rule.rate, self.rule.burst, number, hold)
+        draw = partial(get_dialect(self.using).draw, self.key, self.job.pk, self.job.token, terms)
+        drawn = _apart(self.using, draw)
+        if drawn.held_until is not None:
+            raise Snooze(at=drawn.held_until, reason=f"Waits until {name_of(self.key)!r} is resumed, which is paused.")
+        if not drawn.number:
+            raise Snooze(drawn.wait, f"Waits for its turn in {name_of(self.key)!r}, which has {self.rule.text}.")
+        return drawn
+
+
+def _apart(using: str, draw: Callable[[], Drawn]) -> Drawn:
+    """An atomic task is in its transaction already, and would keep the key locked until it ends: so another connection
+    asks. SQLite has no second writer, and needs none: it has no second transaction beside this one either.
     """
-    limit = gate.limit
-    permits = Permit.objects.using(gate.using).filter(key=limit.key)
-    spans = {burst: rate.period * burst / rate.starts, rate.starts: rate.period}
-    numbers = {limit.started - starts: span for starts, span in spans.items()}
-    before = permits.filter(number__in=list(numbers)).values_list("number", "taken_at")
-    free_at = [taken_at + timedelta(seconds=numbers[number]) for number, taken_at in before]
-    first = max(((moment - gate.now).total_seconds() for moment in free_at), default=0.0)
-    if first <= 0:
-        permits.filter(number__lte=limit.started - rate.starts).delete()
-        gate.admit()
-        return None
-    return gate.line_up(first, rate.period / rate.starts, LONGEST)
+    connection = connections[using]
+    if not connection.in_atomic_block or not connection.features.has_select_for_update:
+        return draw()
+
+    def alone() -> Drawn:
+        try:
+            return draw()
+        finally:
+            connections[using].close()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(alone).result()
+
+
+# -- starts in stock ------------------------------------------------------------------------------
+
+
+class Stock:
+    """Starts of one key that this process has drawn and not used.
+
+    To take one needs no lock: a thread that has to give way while it holds one keeps all others that run jobs waiting.
+    """
+
+    def __init__(self) -> None:
+        #: Held by whoever draws more.
+        self.drawing = threading.Lock()
+        self._portion = Portion(bytearray(), 0.0)
+        self._size = 1  # of the portion when it was drawn
+
+    def take(self) -> bool:
+        left, until = self._portion
+        if time.monotonic() >= until:
+            return False
+        try:
+            left.pop()
+        except IndexError:
+            return False
+        return True
+
+    def wanted(self, most: int) -> int:
+        """How many to draw: more than before if those were used in time, else as many as were."""
+        left = len(self._portion.left)
+        return max(1, min(most, self._size - left if left else self._size * 4))
+
+    def fill(self, number: int, until: float) -> None:
+        """``number`` are left of those that were drawn: whoever drew them has used one."""
+        self._portion, self._size = Portion(bytearray(number), until), number + 1
+
+
+class Portion(NamedTuple):
+    #: A byte for each: all threads see it as one step when the last one is taken off.
+    left: bytearray
+    #: By the monotonic clock.
+    until: float
+
+
+@lru_cache(maxsize=1000)
+def stock_of(key: str, using: str) -> Stock:
+    """One that has been forgotten is no loss: what it had is soon past use."""
+    return Stock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=stock_of.cache_clear)  # what the parent has drawn is not drawn twice

@@ -34,7 +34,7 @@ class Limit(models.Model):
 
 
 class Permit(models.Model):
-    """One start under a rate limit."""
+    """A start under a rate limit, or several that were drawn at once: then the row has the number of the last one."""
 
     pk = models.CompositePrimaryKey("key", "number")
     key = models.CharField(_("key"), max_length=255, help_text=_("The limit's."))

@@ -171,12 +171,18 @@ class Claimer(threading.Thread):
     def _claim(self, room: int, *, isolated: bool = False) -> list[Job]:
         if not self.lanes.order:
             return []
-        began = time.monotonic()
-        if isolated:
-            return claim(self.lanes.order, room, self.desk.id, self.using, isolated=True, only=self.lanes.only)
-        jobs = claim(self.lanes.order, room, self.desk.id, self.using, floors=self.lanes.floors, only=self.lanes.only)
+        began, worker_id = time.monotonic(), self.desk.id
+        floors = () if isolated else self.lanes.floors
+        jobs = claim(
+            self.lanes.order, room, worker_id, self.using, floors=floors, isolated=isolated, only=self.lanes.only
+        )
+        if self.desk.id != worker_id:  # the lease was lost while the claim was on its way
+            release(jobs, self.using)
+            self.wake.set()
+            return []
         now = time.monotonic()
-        self.lanes.learn(jobs, room, now - began)
+        if not isolated:
+            self.lanes.learn(jobs, room, now - began)
         if jobs:
             self._found_at = now
         return jobs
@@ -225,9 +231,9 @@ class Claimer(threading.Thread):
     def _is_limited(self, job: Job, task: AnyTask) -> bool:
         """Has its task got a limit since the job was enqueued? For most jobs the answer is their task's."""
         if job.options:
-            return slots_of(task, job).are_few
+            return slots_of(task, job).most is not None
         if (limited := self._limited.get(job.task_path)) is None:
-            limited = self._limited[job.task_path] = slots_of(task).are_few
+            limited = self._limited[job.task_path] = slots_of(task).most is not None
         return limited
 
     def _put_off(self, jobs: Sequence[Job], reason: str) -> None:
@@ -296,7 +302,7 @@ class Claimer(threading.Thread):
 
     def _say_what_is_left(self) -> None:
         if paused := held_back(self.intake.selector, self.using):
-            logger.warning("Drained, but for jobs that stay in line because this is paused: %s.", ", ".join(paused))
+            logger.warning("Drained, but for jobs that have to wait because this is paused: %s.", ", ".join(paused))
 
     def _has_had_enough(self) -> None:
         self._stopping.set()

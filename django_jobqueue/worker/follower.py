@@ -16,8 +16,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until the next try when something went wrong.
 RETRY = 1.0
-#: Looks at all keys that find nothing take at most one in so many seconds; none waits longer than this for its turn.
-SHARE, PATIENCE = 20, 1.0
+#: Looks at all keys take at most one in so many seconds. None waits longer than the second number for its turn, or than
+#: the third if the last one has found any.
+SHARE, PATIENCE, SOON = 20, 1.0, 0.25
 
 
 class Follower(threading.Thread):
@@ -101,7 +102,7 @@ class Follower(threading.Thread):
             began = time.monotonic()
             admitted = admit(list(waiting_keys(self.using)), self.using, self.floors())
             now = time.monotonic()
-            self._not_before = now if admitted else now + min(PATIENCE, SHARE * (now - began))
+            self._not_before = now + min(SOON if admitted else PATIENCE, SHARE * (now - began))
             lanes |= admitted
         elif freed:
             lanes |= admit(list(freed), self.using, self.floors())

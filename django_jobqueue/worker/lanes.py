@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from django.db import DatabaseError, InterfaceError
@@ -31,8 +32,10 @@ NEVER = float("-inf")
 
 #: Seconds between two looks while there are jobs.
 INTERVAL = 0.25
-#: A look takes at most one in so many seconds, but one that may find something waits no longer than this for its turn.
+#: Looks take at most one second in so many, but one that may find something waits no longer than this for its turn.
 SHARE, PATIENCE = 20, 1.0
+#: The quickest of so many looks tells what one takes: another may have been held up, by the machine or by a lock.
+TELLING = 2
 
 
 class Lanes:
@@ -60,6 +63,7 @@ class Lanes:
         self._fresh = False  # has nothing been claimed since the last look?
         # all by the monotonic clock
         self._looked_at = self._not_before = NEVER
+        self._took: deque[float] = deque(maxlen=TELLING)  # seconds, the last looks with the claims that followed
         self._look_at: float | None = None
         self._due_at: float | None = None  # the next scheduled job
         self._put_off = False  # has a look waited for a claim already?
@@ -149,7 +153,11 @@ class Lanes:
         self._looked_at = now = time.monotonic()
         self._due_at = None if due_in is None else now + due_in
         self._look_at, self._fresh, self._put_off = None, True, False
-        self._not_before = now + SHARE * (now - began)
+        self._took.append(now - began)
+        self._take_turns()
+
+    def _take_turns(self) -> None:
+        self._not_before = self._looked_at + SHARE * min(self._took)
 
     def look_from_the_front(self) -> None:
         """A look that passes nothing over but what is paused."""
@@ -229,5 +237,6 @@ class Lanes:
         if len(jobs) < wanted and not self._fresh:
             self._stale = True
         if self._fresh:
-            self._not_before += SHARE * took  # it had no floor
+            self._took[-1] += took  # it had no floor
+            self._take_turns()
         self._fresh = False

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..middleware.database_connections import has_none
+from ..middleware.database_connections import of_this_thread
 
 logger = logging.getLogger(__name__)
 
@@ -17,9 +16,7 @@ def roll_back_leftovers(culprit: object) -> None:
 
     It never raises: what the job came to is settled already.
     """
-    if has_none():
-        return
-    for connection in connections.all(initialized_only=True):
+    for connection in of_this_thread():
         try:
             if connection.in_atomic_block or not _is_in_autocommit(connection):
                 logger.error("%s left a transaction open on %r; it is rolled back.", culprit, connection.alias)

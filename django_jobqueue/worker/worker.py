@@ -235,12 +235,19 @@ class Worker:
 
     def _start_over(self) -> None:
         """The lease was lost: others have our jobs. What still runs here is void; go on under a new number."""
-        lost, old = list(self.desk.runs.values()), self.id
+        old = self.id
+        lost = self._lose(old)
+        self._register()
+        lost += self._lose(old)  # claimed in between
+        logger.error("Worker #%d lost its lease, and %d jobs with it. It goes on as #%d.", old, lost, self.id)
+
+    def _lose(self, old: int) -> int:
+        """Let nothing go on, as far as may be, that was claimed under the old number; how many there were more."""
+        lost = [run for run in list(self.desk.runs.values()) if run.worker_id == old and run.stop_reason != "lost"]
         for run in lost:
             run.stop_reason = "lost"
             interrupt(run, WorkerShutdown)  # nothing that it still does can be written
-        self._register()
-        logger.error("Worker #%d lost its lease, and %d jobs with it. It goes on as #%d.", old, len(lost), self.id)
+        return len(lost)
 
     # -- a job's way through the worker ----------------------------------------------------------
 

@@ -11,10 +11,11 @@ from django.db import DatabaseError, connection, connections, transaction
 from django.db.models.functions import Now
 
 from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
+from django_jobqueue.keys import Slots
 from django_jobqueue.lifecycle import pause
 from django_jobqueue.models import Attempt, Job
 
-from ..lifecycle.steps import tick
+from ..lifecycle.steps import database_now, tick
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -51,10 +52,6 @@ def again(**fields) -> dict:
 def claimed(dialect, number=1, **fields) -> list[Job]:
     make(number, **fields)
     return dialect.claim([DEFAULT], number, WORKER, TOKEN)
-
-
-def database_now() -> datetime:
-    return Job.objects.annotate(now=Now()).values_list("now", flat=True)[0]
 
 
 # -- insert
@@ -572,6 +569,26 @@ def test_a_workers_session_keeps_the_plans_of_its_statements(dialect, direct):
             dialect.claim([DEFAULT], 1, WORKER, TOKEN)
         assert prepared() == 1
     assert prepared() == 0, "the session's connection has been closed"
+
+
+@postgresql_only
+def test_a_worker_admits_through_a_pooler_that_turns_up_meanwhile(dialect, direct):
+    rules = {"tests.tasks.noop": Slots(1)}
+
+    def admit_one():
+        make(1)
+        Job.objects.filter(status="READY").update(status="WAITING", concurrency_key="crew")
+        found = dialect.admit(["crew"], rules, [], {})
+        return found.lanes, Job.objects.filter(status="READY").delete()[0]
+
+    with dialect.session():
+        assert admit_one() == admit_one() == ({DEFAULT}, 1)
+        before = prepared()
+        assert before >= 2
+        connection.connection.pgconn.exec_(b"DEALLOCATE ALL")  # as if this were another session of the server
+        assert admit_one() == ({DEFAULT}, 1)
+        assert not dialect.direct and prepared() == 0
+        assert connection.get_autocommit() and not connection.connection.info.transaction_status
 
 
 @postgresql_only

@@ -15,8 +15,10 @@ from django.db.models.functions import Cast, Concat, Now
 from django.utils import timezone
 
 from django_jobqueue import chain, enqueue_many, group
-from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, get_dialect
+from django_jobqueue.dialects import Ending, Fields, Lane, Release, Success, Terms, get_dialect
 from django_jobqueue.dialects.base import Dialect
+from django_jobqueue.dialects.postgresql.limits import LOCK_ALL
+from django_jobqueue.keys import Slots
 from django_jobqueue.lifecycle import (
     Pruner,
     QueueSelector,
@@ -49,14 +51,11 @@ from django_jobqueue.lifecycle.deletion import _locked_keys as locked_keys
 from django_jobqueue.lifecycle.lease import cancel_requests
 from django_jobqueue.lifecycle.pauses import held_back
 from django_jobqueue.lifecycle.reap import is_anything_to_reap
-from django_jobqueue.middleware.limits import pass_or_snooze
-from django_jobqueue.middleware.rate_limit import Rate, draw
 from django_jobqueue.models import Attempt, Batch, Dependency, Job, Limit, Pause, Permit, Schedule, UniqueKey
 from django_jobqueue.worker.lanes import Lanes
 
 from ..admin.plans import EXPLAIN, TABLES, analyse
 from ..tasks import echo, noop
-from ..worker.workers import make_worker
 
 DEFAULT, TOKEN, WORKER = Lane("default", 0), 2**62 + 1, 7
 
@@ -129,6 +128,16 @@ def explained(monkeypatch):
                 explain(cursor.cursor, sql, list(params))
         return rows(self, sql, params)
 
+    if connection.vendor == "postgresql":
+        at_once = type(get_dialect("default"))._send_at_once
+
+        def explain_first(self, names, sql, params):
+            with connection.cursor() as cursor:
+                explain(cursor.cursor, LOCK_ALL, [names, len(names)])
+                explain(cursor.cursor, sql, params)
+            return at_once(self, names, sql, params)
+
+        monkeypatch.setattr(type(get_dialect("default")), "_send_at_once", explain_first)
     monkeypatch.setattr(type(get_dialect("default")), "_rows", beside_django)
     with connection.execute_wrapper(through_django):
         yield found
@@ -158,6 +167,35 @@ def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
     assert not is_anything_to_reap("default")
     reap("default")
     assert explained == []
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="nothing is prepared there")
+def test_g14_the_plans_that_a_worker_keeps_are_made_once_and_find_their_indexes(queue_db, monkeypatch):
+    """Made while there was hardly anything, they must do for a full table too."""
+    dialect = get_dialect("default")
+    monkeypatch.setattr(dialect, "direct", True)
+    rules = {"tests.tasks.noop": Slots(2)}
+    with dialect.session():
+        for _ in range(8):
+            fill(3, "READY", place="nextval('django_jobqueue_place')")
+            fill(3, "WAITING", place="nextval('django_jobqueue_place')")
+            Job.objects.filter(status="WAITING").update(concurrency_key="crew")
+            dialect.admit(["crew"], rules, [], {})
+            jobs = dialect.claim([DEFAULT], 10, WORKER, TOKEN)
+            dialect.succeed([Success(job.pk, TOKEN, WORKER, 1, job.started_at, 0, 0, None) for job in jobs[1:]])
+            again = Fields(status="READY", final=False, place="none", delay=5.0)
+            dialect.finish([Ending(jobs[0].pk, TOKEN, WORKER, 0, 0, again, "retrying")])
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT name, cardinality(parameter_types), custom_plans, statement FROM pg_prepared_statements"
+            )
+            kept = [row for row in cursor.fetchall() if any(table in row[3] for table in TABLES)]
+            assert len(kept) >= 4, "claim, succeed, finish, admit"
+            for name, number, custom, statement in kept:
+                assert custom == 0, statement
+                cursor.execute(f"EXPLAIN EXECUTE {name}({', '.join(['NULL'] * number)})")
+                plan = "\n".join(line for (line,) in cursor.fetchall())
+                assert f"Seq Scan on {Job._meta.db_table}" not in plan, plan
 
 
 def test_g14_those_who_wait_are_found_by_an_index(full_table, explained, monkeypatch):
@@ -244,12 +282,13 @@ def many_limits(full_table):
     return keys
 
 
-def test_g14_every_statement_of_a_limit_finds_its_index(many_limits, explained):
-    worker = register("default", queues=[], slots=1, lease=30)
-    boss = make_worker()
-    for job in get_dialect("default").claim([DEFAULT], 2, worker.pk, TOKEN):
-        context = boss.execution.context(job, noop, lambda: None)
-        pass_or_snooze(context, many_limits[1], lambda gate: draw(gate, Rate(6000, 3600.0), 5500), "")
+@pytest.mark.parametrize("direct", [False, True], ids=["apart", "at once"])
+def test_g14_every_statement_of_a_rate_limit_finds_its_index(many_limits, explained, monkeypatch, direct):
+    dialect = get_dialect("default")
+    monkeypatch.setattr(dialect, "direct", direct)
+    terms = Terms(6000, 3600.0, 5500)
+    assert [dialect.draw(many_limits[1], 1, 1, terms).number for _ in range(2)] == [1, 1]
+    assert dialect.draw(many_limits[0], 1, 1, Terms(2, 60.0, 2)).wait > 0
     assert explained == []
 
 

@@ -58,7 +58,9 @@ def test_g13_cancelling_all_while_they_are_claimed_leaves_none_between(queue_db,
     cancelled = set(Job.objects.filter(status="CANCELLED").values_list("pk", flat=True))
     assert done.cancelled > 0
     never_started = set(Job.objects.filter(attempts=0).values_list("pk", flat=True))
-    assert len(never_started) == done.cancelled and never_started <= cancelled and not never_started & started
+    assert never_started <= cancelled and not never_started & started
+    # some that were asked to stop had been claimed in advance, and were given back before they started
+    assert done.cancelled <= len(never_started) <= done.cancelled + done.requested
     assert Job.objects.filter(status="SUCCESSFUL").count() + len(cancelled) == number
 
 

@@ -266,8 +266,9 @@ def test_a_max_memory_that_no_worker_could_keep_is_an_error(queue_db, start_work
 
 
 def test_drain_ends_all(queue_db, supervise, processes, journal):
-    enqueue_many([work.s(0.005) for _ in range(1000)])
-    supervisor = supervise(3, "--drain", 0.5, ready=False)
+    # First a long one for each slot of the three: who comes late finds those that the others have no slots for.
+    enqueue_many([work.s(3.0) for _ in range(12)] + [work.s(0.005) for _ in range(988)])
+    supervisor = supervise(3, "--threads", 4, "--drain", 0.5, ready=False)
     assert wait_for_exit(supervisor, 60) == 0
     assert statuses() == {"SUCCESSFUL": 1000}
     assert len({line.pid for line in journal.starts()}) == 3

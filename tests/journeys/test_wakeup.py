@@ -18,6 +18,7 @@ from django_jobqueue.lifecycle import QueueSelector
 from django_jobqueue.models import Attempt, Job
 from django_jobqueue.models import Worker as Row
 from django_jobqueue.worker.claimer import Intake
+from django_jobqueue.worker.lanes import PATIENCE
 from django_jobqueue.worker.wakeup import LONGEST
 from django_jobqueue.worker.worker import Worker
 from tests.tasks import noop
@@ -29,6 +30,9 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
 #: Seconds for which an idle worker is watched: several of its pauses.
 WATCHED = 15.0
+#: Seconds, far less than a worker sleeps that nobody wakes. On a busy machine a look may wait for its turn so long, and
+#: somewhat more: how quick it is where nothing else runs is for the benchmarks to say.
+IN_TIME = PATIENCE + 0.5
 
 
 class Account:
@@ -73,7 +77,9 @@ def server_processes() -> set[int]:
     if connection.vendor != "postgresql":
         return set()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+        )
         return {pid for (pid,) in cursor.fetchall()}
 
 
@@ -118,7 +124,7 @@ def test_a_sleeping_worker_takes_a_job_at_once(sleeping_worker, eventually, made
         result = made.enqueue(number % 2) if made is not noop else made.enqueue()
         eventually(lambda: not unfinished())
         delays.append(start_of(result) - enqueued)
-    assert sorted(delays)[1] < 0.2, delays  # it would sleep for some seconds
+    assert sorted(delays)[1] < IN_TIME, delays
 
 
 def test_a_sleeping_worker_is_in_time_for_a_job_that_is_due_soon(sleeping_worker, eventually):
@@ -129,7 +135,7 @@ def test_a_sleeping_worker_is_in_time_for_a_job_that_is_due_soon(sleeping_worker
         eventually(lambda: not unfinished())
         delays.append(start_of(result) - due.timestamp())
     assert min(delays) >= -0.005, delays
-    assert sorted(delays)[1] < 0.2, delays
+    assert sorted(delays)[1] < IN_TIME, delays
 
 
 def test_a_job_that_nobody_was_told_of_is_found_all_the_same(sleeping_worker, eventually):

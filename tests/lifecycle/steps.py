@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db.models.functions import Now
 
@@ -14,6 +14,11 @@ from django_jobqueue.outcomes import Outcome, State, describe
 from ..tasks import noop
 
 USING = "default"
+
+
+def database_now() -> datetime:
+    """Where there is a job."""
+    return Job.objects.annotate(now=Now()).values_list("now", flat=True)[0]
 
 
 def worker(lease: float = 30.0) -> Worker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.db import connection, connections
@@ -57,6 +59,11 @@ def in_order(number=0):
 
 @task(middleware=[Concurrency], concurrency=1, concurrency_key="tenant-{tenant}")
 def of_tenant(tenant):
+    return tenant
+
+
+@task(middleware=[Concurrency], concurrency=2, concurrency_key="tenant-{tenant}", fair=True)
+def fair_tenant(tenant):
     return tenant
 
 
@@ -183,6 +190,55 @@ def test_g8_a_job_of_an_unknown_task_holds_up_nobody():
     unknown, known = several(one_at_a_time, 2)
     Job.objects.filter(pk=unknown.pk).update(task_path="tests.nowhere.task")
     assert let_in() == 1 and statuses(unknown, known) == "WAITING READY"
+
+
+def test_g8_neither_do_many_of_them():
+    jobs = several(one_at_a_time, 30)
+    Job.objects.filter(pk__in=[job.pk for job in jobs[:20]]).update(task_path="tests.nowhere.task")
+    assert let_in() == 1 and fresh(jobs[20]).status == "READY"
+
+
+def test_each_job_is_counted_by_its_own_number_and_holds_up_those_behind_it():
+    first, second, third = several(one_at_a_time, 1) + several(two_at_a_time, 1) + several(one_at_a_time, 1)
+    later = several(two_at_a_time, 1)[0]
+    assert let_in() == 2 and statuses(first, second, third, later) == "READY READY WAITING WAITING"
+    end(take(worker(), 2)[0], succeeded())
+    assert let_in() == 0, "one has a slot, and the next may be one of one only"
+    end(Job.objects.get(status="RUNNING"), succeeded())
+    assert let_in() == 2 and statuses(third, later) == "READY READY"
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [
+        ({"in_order": False, "concurrency": 3}, 3),
+        ({"in_order": False}, 5),
+        ({"concurrency": 4}, 1),
+        ({"in_order": True, "concurrency": 2}, 1),
+        ({"concurrency": None}, 1),
+        ({"in_order": False, "concurrency": None}, 5),
+    ],
+    ids=str,
+)
+def test_what_a_job_says_for_itself_counts(given, number):
+    """Those who are not limited at all by what they say have no key; these have one, as if the code had changed."""
+    jobs = several(in_order, 5)
+    Job.objects.filter(pk__in=[job.pk for job in jobs]).update(options=given)
+    assert let_in() == number
+
+
+def test_who_is_let_in_by_a_fair_task_goes_to_the_end_and_those_of_many_keys_in_turn():
+    enqueue_many([fair_tenant.s(tenant) for tenant in "aaabbb"])
+    plain = enqueue(noop)
+    let_in("tenant-a", "tenant-b")
+    names = [job.args and job.args[0] for job in Job.objects.in_line().order_by("place", "id")]
+    assert names == [[], "a", "b", "a", "b"] and plain.place < Job.objects.in_line().order_by("place")[1].place
+
+
+def test_who_must_run_alone_keeps_that_place():
+    lonely = enqueue(fair_tenant, "a")
+    Job.objects.filter(pk=lonely.pk).update(place=-7)
+    assert let_in("tenant-a") == 1 and fresh(lonely).place == -7
 
 
 # -- every way into the line ----------------------------------------------------------------------
@@ -356,26 +412,79 @@ def test_under_a_paused_key_nobody_is_let_in_and_who_was_has_to_go():
 # -- together -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("made", [one_at_a_time, two_at_a_time], ids=lambda made: made.name)
-def test_g10_of_many_who_admit_at_once_no_two_give_the_same_slot(made):
-    """And each of them lets its jobs run, in a thread and a connection of its own."""
-    most, number, lock, failures = made.options["concurrency"], 60, threading.Lock(), []
-    several(made, number)
+def session_of_a_worker():
+    return get_dialect("default").session()
+
+
+@contextmanager
+def lasting_snapshots(session=nullcontext):
+    """As a project may want them for its own transactions."""
+    with session():
+        admit(["crew"], "default")  # makes the key's row
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+        yield
+
+
+def test_g10_a_worker_admits_under_keys_that_are_new_and_notes_those_that_are_used(monkeypatch):
+    monkeypatch.setattr(get_dialect("default"), "direct", True, raising=False)
+    with session_of_a_worker():
+        several(of_tenant, 3)
+        assert admit(["tenant-0", "tenant-1"], "default") == {Lane("default", 0)}
+        assert Limit.objects.count() == 2 and Job.objects.in_line().count() == 2
+        Limit.objects.filter(key="concurrency tenant-1").update(used_at=None)
+        several(of_tenant, 3)
+        admit(["tenant-0", "tenant-1", "tenant-2"], "default")
+        assert Limit.objects.filter(used_at__isnull=False).count() == 3 and Job.objects.in_line().count() == 3
+        Limit.objects.filter(key="concurrency tenant-1").update(used_at=None)
+        admit(["tenant-0", "tenant-1"], "default")
+        assert not Limit.objects.filter(used_at=None).exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "session"),
+    [
+        (one_at_a_time, nullcontext),
+        (two_at_a_time, nullcontext),
+        (two_at_a_time, session_of_a_worker),
+        (two_at_a_time, lasting_snapshots),
+        (two_at_a_time, partial(lasting_snapshots, session_of_a_worker)),
+    ],
+    ids=["one", "two", "two-in-sessions", "two-with-lasting-snapshots", "two-in-sessions-with-lasting-snapshots"],
+)
+def test_g10_of_many_who_admit_at_once_no_two_give_the_same_slot(made, session, monkeypatch):
+    """And each of them lets its jobs run, in a thread and a connection of its own, while more urgent ones come: two who
+    did not wait for each other would let in others, each as many as there are slots.
+    """
+    monkeypatch.setattr(get_dialect("default"), "direct", True, raising=False)
+    most, lock, failures = made.options["concurrency"], threading.Lock(), []
+    several(made, 60)
     holder = worker()
-    ended = threading.Event()
-    seen = [0]
+    ended, all_there = threading.Event(), threading.Event()
+
+    def come():
+        try:
+            for urgency in range(1, 60):
+                made.using(priority=urgency).enqueue()
+                ended.wait(0.005)
+        except Exception as error:
+            failures.append(error)
+        finally:
+            all_there.set()
+            connections["default"].close()
 
     def work():
         try:
-            while not ended.is_set():
-                admit(["crew"], "default")
-                assert holders() <= most
-                with lock:  # who claims two at once would be one who runs two at once
-                    jobs = take(holder, 1)
-                for job in jobs:
-                    end(job, succeeded())
-                    seen[0] += 1
-                    if seen[0] >= number:
+            with session():
+                while not ended.is_set():
+                    admit(["crew"], "default")
+                    assert holders() <= most
+                    with lock:  # who claims two at once would be one who runs two at once
+                        jobs = take(holder, 1)
+                    for job in jobs:
+                        end(job, succeeded())
+                    if all_there.is_set() and not Job.objects.unfinished().exists():
                         ended.set()
         except Exception as error:
             failures.append(error)
@@ -383,7 +492,7 @@ def test_g10_of_many_who_admit_at_once_no_two_give_the_same_slot(made):
         finally:
             connections["default"].close()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(4)] + [threading.Thread(target=come)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -8,7 +8,7 @@ from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_jobqueue.dialects import Lane
+from django_jobqueue.dialects import Lane, get_dialect
 from django_jobqueue.lifecycle import (
     QueueSelector,
     claim,
@@ -169,6 +169,13 @@ def test_queues_are_noted_once():
 
 
 # -- claim ----------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_was_paused_since_the_look_is_left_alone(busy_queues):
+    before = lanes()
+    pause("b")
+    taken = get_dialect(USING).claim([Lane(*lane) for lane in before], 100, worker().pk, 7)
+    assert taken and {job.queue_name for job in taken} == {"a", "c"}
 
 
 def test_jobs_are_claimed_lane_by_lane_and_in_the_order_of_their_places(busy_queues):

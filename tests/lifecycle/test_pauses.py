@@ -1,5 +1,7 @@
 """Pause and resume: queues, tasks, and keys."""
 
+from datetime import timedelta
+
 import pytest
 from django.db.models.functions import Now
 
@@ -97,6 +99,22 @@ def test_what_is_paused_and_has_jobs_in_line_is_told():
     assert held_back(everything, USING) == ["queue mail", "task tests.tasks.noop"]
     assert held_back(QueueSelector.parse("mail"), USING) == ["queue mail"]
     assert held_back(QueueSelector.parse("third"), USING) == []
+
+
+@pytest.mark.parametrize("kind", ["slot", "moment"])
+def test_a_paused_key_that_has_jobs_to_run_is_told(kind):
+    pause(key="tenant-7")
+    pause(key="idle")
+    job = enqueue(noop.using(queue_name="mail"))
+    assert held_back(QueueSelector(), USING) == []
+    if kind == "slot":
+        Job.objects.filter(pk=job.pk).update(status="WAITING", concurrency_key="tenant-7")
+    else:
+        moment = Pause.objects.get(name="tenant-7").held_until
+        Job.objects.filter(pk=job.pk).update(place=None, run_after=moment)
+        Pause.objects.filter(name="idle").update(held_until=moment + timedelta(seconds=1))
+    assert held_back(QueueSelector.parse("mail"), USING) == ["key tenant-7"]
+    assert held_back(QueueSelector.parse("other"), USING) == []
 
 
 # -- keys -----------------------------------------------------------------------------------------

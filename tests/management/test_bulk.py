@@ -38,6 +38,12 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(portions, "BATCH", 3)
 
 
+def in_line(number):
+    """Of one moment: by SQLite's clock they may be of several, and where one ends a batch may end too."""
+    enqueue_many([noop.s() for _ in range(number)])
+    Job.objects.update(place=1)
+
+
 # -- the verbs ------------------------------------------------------------------------------------
 
 
@@ -211,7 +217,7 @@ def test_a_dry_run_changes_nothing_and_shows_the_first(small_batches):
 
 
 def test_a_limit(small_batches):
-    enqueue_many([noop.s() for _ in range(8)])
+    in_line(8)
     assert tell("cancel", "--queue", "default", "--limit", "5") == {"cancelled": 5, "requested": 0}
     assert Job.objects.in_line().count() == 3
 
@@ -250,7 +256,7 @@ def bar(monkeypatch):
 
 def test_a_terminal_has_a_bar(small_batches, bar, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    enqueue_many([noop.s() for _ in range(8)])
+    in_line(8)
     say("cancel", "--queue", "default")
     assert bar.told == [8, 3, 6, 8, "end"]
 
@@ -267,7 +273,7 @@ def test_without_rich_there_are_lines(small_batches, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(module, "make_bar", lambda: None)
     monkeypatch.setattr(module, "LINE_INTERVAL", 0)
-    enqueue_many([noop.s() for _ in range(5)])
+    in_line(5)
     say("cancel", "--queue", "default")
     assert sys.stderr.getvalue().splitlines() == ["3 jobs so far", "5 jobs so far"]
 
@@ -275,7 +281,7 @@ def test_without_rich_there_are_lines(small_batches, monkeypatch):
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_interrupt_leaves_whole_batches_and_says_how_many(small_batches, monkeypatch, as_json):
     """A real SIGINT, in the middle of the second batch's statement."""
-    enqueue_many([noop.s() for _ in range(9)])
+    in_line(9)
     write, batch = module.control._write, []
 
     def interrupted(*args):

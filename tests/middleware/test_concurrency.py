@@ -83,6 +83,12 @@ def served(tenant):
     ran.append(tenant)
 
 
+@task(middleware=[PATH], concurrency_key="{tenant}", fair=True)
+def waiting_its_turn(tenant):
+    ran.append(tenant)
+    time.sleep(0.02)
+
+
 @task(middleware=[PATH], in_order=True)
 def ordered(number):
     ran.append(number)
@@ -160,6 +166,28 @@ def test_a_tenant_with_many_short_jobs_does_not_keep_another_one_waiting():
     drain(threads=2)
     last = max(place for place, tenant in enumerate(ran) if tenant == "small")
     assert len(ran) == 440 and 60 < last < 240, f"40 of the small one among {last} of both"
+
+
+@pytest.mark.parametrize(
+    ("before", "threads", "slots", "if_all_took_turns"), [(1, 4, 4, 20), (1, 1, 2, 20), (3, 2, 1, 40), (4, 4, 2, 50)]
+)
+def test_fair_keys_take_turns_however_old_their_jobs_are(before, threads, slots, if_all_took_turns):
+    """Those before have 40 jobs each, enqueued before the ten of the small one: by age it would be served last."""
+    for number in range(before):
+        enqueue_many([waiting_its_turn.using(concurrency=slots).s(f"big-{number}") for _ in range(40)])
+    enqueue_many([waiting_its_turn.using(concurrency=slots).s("small") for _ in range(10)])
+    drain(threads=threads)
+    tenth = max(place for place, tenant in enumerate(ran) if tenant == "small") + 1
+    # what is in line already, or claimed, when the next one of a key is let in
+    assert tenth <= if_all_took_turns + (before + 1) * slots + 2 * threads, tenth
+
+
+def test_fair_keys_have_shares_by_their_slots():
+    for tenant, slots in (("one", 1), ("three", 3)):
+        enqueue_many([waiting_its_turn.using(concurrency=slots).s(tenant) for _ in range(80)])
+    drain(threads=1)
+    among = ran[20:80].count("three")
+    assert 38 <= among <= 50, f"about 45 of 60: {among}"
 
 
 def test_a_drain_lets_in_all_that_it_can_and_does_not_wait_for_the_slots_of_others():

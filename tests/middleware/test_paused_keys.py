@@ -7,13 +7,12 @@ from datetime import timedelta
 
 import pytest
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from django_jobqueue import enqueue_many, task
+from django_jobqueue.dialects.draw import Draw
 from django_jobqueue.exceptions import Snooze
 from django_jobqueue.lifecycle import admit, pause, resume
-from django_jobqueue.middleware.limits import Gate, hold, pass_or_snooze
-from django_jobqueue.middleware.rate_limit import RateLimit
+from django_jobqueue.middleware.rate_limit import Start
 from django_jobqueue.models import Attempt, Job, Limit, Pause, Permit
 from django_jobqueue.models.pause import HOLD
 
@@ -145,13 +144,18 @@ def test_when_the_moment_has_come_and_nobody_has_resumed_they_wait_for_another()
 
 def test_a_key_that_is_resumed_while_it_is_asked_lets_the_job_start(monkeypatch):
     """Between the look at the pause and the look for its moment."""
+    look = Draw._held_until
+
+    def resume_first(self, now):
+        resume(key="tenant-7")
+        return look(self, now)
+
+    monkeypatch.setattr(Draw, "_held_until", resume_first)
+    pause(key="tenant-7")
     send.enqueue(7)
     [job] = take(worker())
-    limit = Limit.objects.create(key="rate/1s tenant-7")
-    gate = Gate(limit, timezone.now(), job, "default", is_paused=True)
-    assert hold(gate) is None
-    monkeypatch.setattr("django_jobqueue.middleware.limits._gate", lambda *args: gate)
-    pass_or_snooze(make_worker().execution.context(job, send, lambda: None), limit.key, lambda gate: None, "")
+    Start(make_worker().execution.context(job, send, lambda: None), "1/s").draw()
+    assert Limit.objects.get().started == 1
 
 
 def test_snooze_says_which_key(settings):
@@ -160,7 +164,7 @@ def test_snooze_says_which_key(settings):
     [job] = take(worker())
     context = make_worker().execution.context(job, send, lambda: None)
     with pytest.raises(Snooze, match="tenant-7") as raised:
-        RateLimit()._start(context, "100/s")
+        Start(context, "100/s").draw()
     assert raised.value.at == Pause.objects.get().held_until
 
 

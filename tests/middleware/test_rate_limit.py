@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from django_jobqueue import enqueue_many, task
 from django_jobqueue.compat import InvalidTask
+from django_jobqueue.dialects import Terms, get_dialect
+from django_jobqueue.dialects.draw import LONGEST
 from django_jobqueue.exceptions import Snooze
 from django_jobqueue.lifecycle import prune
-from django_jobqueue.middleware.rate_limit import LONGEST, Rate, RateLimit
+from django_jobqueue.middleware.rate_limit import Rate, RateLimit, stock_of
 from django_jobqueue.models import Attempt, Job, Limit, Permit
 
-from ..lifecycle.steps import enqueue, fresh, take, worker
+from ..lifecycle.steps import database_now, enqueue, fresh, take, worker
 from ..worker.workers import drain, make_worker, working
 
 PATH = "django_jobqueue.middleware.rate_limit.RateLimit"
 
 
-@pytest.fixture(autouse=True)
-def used(queue_db, settings):
+@pytest.fixture(autouse=True, params=["apart", "at once"] if connection.vendor == "postgresql" else ["apart"])
+def used(request, queue_db, settings, monkeypatch):
+    """As where a pooler may stand in between, and where none does."""
     settings.JOBQUEUE_MIDDLEWARE = [PATH]
+    monkeypatch.setattr(get_dialect("default"), "direct", request.param == "at once")
 
 
 @task
 def send(tenant=0):
     pass
+
+
+started: list[float] = []
+
+
+@task
+def noting():
+    started.append(time.monotonic())
 
 
 @task
@@ -68,11 +82,12 @@ def try_to_start(job, rate="2/m", **options) -> float | None:
     return None
 
 
-def age(seconds: float) -> None:
+def age(seconds: float, forget_line=True) -> None:
     """Let all the starts so far have been so many seconds earlier."""
+    ago = timedelta(seconds=seconds)
     for permit in Permit.objects.all():
-        Permit.objects.filter(pk=permit.pk).update(taken_at=permit.taken_at - timedelta(seconds=seconds))
-    Limit.objects.update(line_until=None)
+        Permit.objects.filter(pk=permit.pk).update(taken_at=permit.taken_at - ago)
+    Limit.objects.update(line_until=None if forget_line else F("line_until") - ago)
 
 
 @pytest.mark.parametrize("made", [send, asend, atomic_send], ids=["sync", "async", "atomic"])
@@ -146,6 +161,163 @@ def test_a_rate_that_changes_counts_what_has_started():
     assert [try_to_start(job, "2/m") for job in jobs[:2]] == [None, None]
     assert [try_to_start(job, "4/m") for job in jobs[2:5]] == [None, None, pytest.approx(65, abs=20)]
     assert try_to_start(jobs[5], "1/m") is not None
+
+
+# -- many at once ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stock():
+    stock_of.cache_clear()
+    yield stock_of(f"rate/1s {send.module_path}", "default")
+    stock_of.cache_clear()
+
+
+def test_g10_a_rate_that_allows_many_is_drawn_in_portions_that_count_from_their_end(stock, django_assert_num_queries):
+    """Four times as many as before, a hundredth of the rate at most; all at the last moment at which they may start."""
+    jobs = claimed(12)
+    assert try_to_start(jobs[0], "1000/s") is None
+    assert Limit.objects.get().started == 4 and Permit.objects.get().number == 3
+    assert Permit.objects.get().taken_at > timezone.now() - timedelta(seconds=5)
+    before = Permit.objects.get().taken_at
+    with django_assert_num_queries(0):
+        keep(stock, 60)  # the machine may be slow
+        assert [try_to_start(job, "1000/s") for job in jobs[1:4]] == [None] * 3
+    keep(stock, 60)
+    assert try_to_start(jobs[4], "1000/s") is None
+    assert Limit.objects.get().started == 14, "ten more: a hundredth"
+    assert Permit.objects.get(number=13).taken_at > before
+
+
+def keep(stock, seconds):
+    """What is in stock may be used for so long."""
+    stock._portion = stock._portion._replace(until=time.monotonic() + seconds)
+
+
+@pytest.mark.parametrize("number", [5, 1], ids=["several", "one"])
+def test_what_is_drawn_in_advance_counts_as_if_it_started_at_the_end_of_its_time(number):
+    job = claimed(1)[0]
+    before = database_now()
+    drawn = get_dialect("default").draw("rate/1s key", job.pk, job.token, Terms(1000, 1.0, 1000, number, hold=300.0))
+    after, permit = database_now(), Permit.objects.get()
+    assert (drawn.number, Limit.objects.get().started, permit.number) == (number, number, number - 1)
+    assert (permit.job_id, permit.token) == (job.pk, job.token)
+    held = timedelta(seconds=300 if number > 1 else 0)
+    assert before + held <= permit.taken_at <= after + held
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="there is one way on this database")
+def test_g10_at_once_is_drawn_what_is_drawn_apart(monkeypatch):
+    """Two keys that go through the same: terms that change, and time that passes."""
+    dialect, chance, seen, lines = get_dialect("default"), random.Random(7), set(), 0
+    longest = 3000.0
+    for room in ("draw", "postgresql.limits"):
+        monkeypatch.setattr(f"django_jobqueue.dialects.{room}.STEPS", (1.0, 1.0))
+        monkeypatch.setattr(f"django_jobqueue.dialects.{room}.LONGEST", longest)
+    for turn in range(120):
+        # such long times that it does not matter that one key is asked some milliseconds after the other
+        starts, period = chance.choice([1, 3, 20, 200]), chance.choice([990.0, 6010.0])
+        number, hold = chance.choice([1, 2, 9]), chance.choice([0, 310])
+        terms = Terms(starts, period, chance.randint(1, starts), number, hold)
+        found = []
+        for key, direct in (("rate apart", False), ("rate at-once", True)):
+            monkeypatch.setattr(dialect, "direct", direct)
+            drawn = dialect.draw(key, turn, turn, terms)
+            permits = Permit.objects.filter(key=key).order_by("number").values_list("number", "job_id", "taken_at")
+            limit = Limit.objects.get(pk=key)
+            moments = [*(moment for *_, moment in permits), *filter(None, [limit.line_until])]
+            found.append(([drawn.number, limit.started, [row[:2] for row in permits]], [drawn.wait, moments]))
+        (apart, (wait, moments)), (at_once, (other_wait, other_moments)) = found
+        assert apart == at_once, (turn, terms)
+        assert wait == pytest.approx(other_wait, abs=1) or wait >= longest * 0.7 <= other_wait
+        for moment, other in zip(moments, other_moments, strict=True):
+            assert abs(moment - other) < timedelta(seconds=1), (turn, terms)
+        seen.add(min(apart[0], 2))
+        age(chance.choice([0, 0, 170, 2930]), forget_line=False)
+        lines += limit.line_until is not None
+    assert seen == {0, 1, 2} and lines > 10
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="nothing is sent at once on this database")
+@pytest.mark.parametrize("after", ["BEGIN", "WITH locked", "WITH gate"])
+def test_g9_a_draw_that_is_interrupted_leaves_no_transaction_open(monkeypatch, after):
+    """A time limit may interrupt a job anywhere, its layers too."""
+    dialect, psycopg = get_dialect("default"), connection.Database
+    monkeypatch.setattr(dialect, "direct", True)
+    dialect.draw("rate key", 1, 1, Terms(2, 60.0, 2))
+
+    def interrupted(execute):
+        def wrapper(self, query, *args, **kwargs):
+            done = execute(self, query, *args, **kwargs)
+            if str(query).lstrip().startswith(after):
+                raise Interrupted
+            return done
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        for cls in (psycopg.Connection, psycopg.Cursor):
+            patch.setattr(cls, "execute", interrupted(cls.execute))
+        with pytest.raises(Interrupted):
+            dialect.draw("rate key", 1, 1, Terms(2, 60.0, 2))
+    Limit.objects.filter(pk="rate key").update(started=7)
+    seen = []
+
+    def look():
+        seen.append(Limit.objects.get(pk="rate key").started)
+        connection.close()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(20)
+    assert seen == [7], "the update was committed"
+
+
+def test_what_is_not_used_in_time_is_not_used_and_next_time_there_are_fewer(stock):
+    jobs = claimed(3)
+    assert try_to_start(jobs[0], "1000/s") is None
+    keep(stock, -1)
+    assert try_to_start(jobs[1], "1000/s") is None
+    assert Limit.objects.get().started == 5, "four, of which one was used; so one"
+
+
+def test_a_portion_that_is_too_large_for_what_is_left_is_not_drawn(stock):
+    jobs = claimed(3)
+    assert try_to_start(jobs[0], "1000/s") is None
+    Limit.objects.update(started=1999)
+    Permit.objects.update(number=1998, taken_at=timezone.now() + timedelta(minutes=1))
+    keep(stock, -1)
+    wait = try_to_start(jobs[1], "1000/s")
+    assert wait > 50 and Limit.objects.get().started == 1999
+
+
+def test_g10_a_fast_rate_holds_for_the_real_starts_over_several_workers(stock):
+    enqueue_many([noting.using(rate_limit="500/s").s() for _ in range(1500)])
+    started.clear()
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(working(threads=3))
+        deadline = time.monotonic() + 50
+        while Job.objects.unfinished().exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert len(started) == 1500
+    moments = sorted(started)
+    # Between the permit and the first line of the task a thread may have to wait: of the one or other on a busy machine
+    # that looks as if the next had come too early. Without the limit it would be a thousand.
+    assert sum(later - earlier < 0.95 for earlier, later in zip(moments, moments[500:], strict=False)) < 10
+    assert Permit.objects.count() < 400, "several in one row"
+
+
+def test_an_atomic_task_waits_for_nobody_who_draws(stock):
+    """Whoever draws may be waiting for the transaction."""
+    (job,) = claimed(1)
+    with stock.drawing, transaction.atomic():
+        assert try_to_start(job, "1000/s") is None
+    assert Limit.objects.get().started == 1
 
 
 def test_each_key_has_its_own_rate():

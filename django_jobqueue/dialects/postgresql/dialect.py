@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
-from django.db import DatabaseError, transaction
+from django.db import transaction
 
-from ..models import Job, UniqueKey
-from .base import (
-    ATTEMPT,
-    CLAIMED,
-    ENQUEUED,
-    FOR_A_SLOT,
-    HEAD,
-    JOB,
-    QUEUE,
-    UNIQUE_KEY,
-    ZEROS,
-    Dialect,
-    as_json,
-    forget_places,
-    of_task,
-)
-from .records import ANY, Ending, Filter, Lane, Success, as_document
-
-T = TypeVar("T")
+from ...models import Job, UniqueKey
+from ..base import CLAIMED, ENQUEUED, ZEROS, Dialect, as_json, forget_places, of_task
+from ..records import ANY, Ending, Filter, Lane, Success, as_document
+from ..tables import ATTEMPT, JOB, QUEUE, UNIQUE_KEY
+from .limits import PostgreSQLLimits
 
 #: Below this a multi-row INSERT is as quick as COPY and its preparations.
 COPY_FROM = 50
+#: So many rows are sent at a time: the server reads them while the next ones are written down.
+AT_ONCE = 100
 COPIED = ["id", *ZEROS, *ENQUEUED]
 
 # The place comes from the column's default; a scheduled job must have none, so its column is named.
@@ -68,13 +56,6 @@ WITH RECURSIVE lane AS (
     ) AS next
 )
 SELECT queue_name, priority FROM lane
-"""
-
-HEADS = f"""
-SELECT head.* FROM unnest(%s::text[], %s::int[]) AS wanted(name, number) CROSS JOIN LATERAL (
-    SELECT {", ".join(HEAD)} FROM {JOB} WHERE {FOR_A_SLOT} AND concurrency_key = wanted.name
-    ORDER BY priority DESC, id LIMIT wanted.number
-) AS head
 """
 
 # Each lane is read in the order of the index and no further than the limit: no sort, and no lock on a row that is not
@@ -179,35 +160,8 @@ SELECT id FROM written
 """
 
 
-#: A statement that was prepared in another session of the server, or a name for it that is taken in this one.
-NOT_PREPARED = ("26000", "42P05")
-
-
-class PostgreSQL(Dialect):
-    name = "postgresql"
+class PostgreSQL(PostgreSQLLimits, Dialect):
     seconds_until = "EXTRACT(EPOCH FROM {} - CLOCK_TIMESTAMP())"
-
-    def is_collision(self, error: DatabaseError) -> bool:
-        # deadlock, serialization failure
-        return _sqlstate(error) in ("40P01", "40001", *NOT_PREPARED)
-
-    def is_refusal(self, error: Exception) -> bool:
-        # class 54: larger than PostgreSQL can hold, such as a jsonb of 300 MB
-        return super().is_refusal(error) or _sqlstate(error).startswith("54")
-
-    def transact_by_index(self, do: Callable[[], T]) -> T:
-        """To look up a thousand ids seems dearer than to read a table of a few hundred thousand rows; and a line that
-        was short when it was last counted is sorted rather than read in its order.
-        """
-        if self.connection.in_atomic_block:
-            return self.transact(do)  # not ours to set anything for
-
-        def neither_scans_nor_sorts() -> T:
-            with self.connection.cursor() as cursor:
-                cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
-            return do()
-
-        return self.transact(neither_scans_nor_sorts)
 
     def lanes(self) -> list[Lane]:
         return [Lane(*row) for row in self._rows(LANES)]
@@ -238,9 +192,6 @@ class PostgreSQL(Dialect):
         else:
             jobs.sort(key=attrgetter("place"))
         return jobs
-
-    def heads(self, numbers: Mapping[str, int]) -> list[Job]:
-        return self._heads(self._rows(HEADS, [[*numbers], [*numbers.values()]]))
 
     def finish(self, endings: Sequence[Ending]) -> dict[int, str]:
         return dict(self.again_after_collision(lambda: self._rows(FINISH, [as_document(endings)])))
@@ -296,7 +247,8 @@ class PostgreSQL(Dialect):
             self.connection.wrap_database_errors,
             cursor.copy(f"COPY {JOB} ({', '.join(columns)}) FROM STDIN") as target,
         ):
-            target.write("".join(lines))
+            while some := "".join(islice(lines, AT_ONCE)):
+                target.write(some)
         for job, number in zip(jobs, ids, strict=True):
             job.id = int(number)
             job._state.adding, job._state.db = False, self.using
@@ -312,45 +264,6 @@ class PostgreSQL(Dialect):
             kwargs = "{}" if kwargs == "{}" else _copied(as_json(kwargs))
             options = r"\N" if options is None else _copied(as_json(options))
             yield f"{number}\t{text}\t{args}\t{kwargs}\t{options}{end}"
-
-    def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
-        """Parameters go beside the statement: Django's cursor would quote them into it, and the server parse them."""
-        connection: Any = self.connection
-        connection.ensure_connection()
-        connection.validate_no_broken_transaction()
-        try:
-            with connection.wrap_database_errors, connection.Database.Cursor(connection.connection) as cursor:
-                cursor.execute(sql, params, prepare=self.is_own() or None)
-                rows: list[Any] = cursor.fetchall()
-                return rows
-        except DatabaseError as error:
-            if _sqlstate(error) in NOT_PREPARED:  # there is a pooler in between after all
-                self.direct = False
-                connection.close()
-            raise
-
-    # -- a worker's own connections --------------------------------------------------------------
-
-    def _is_pooled(self) -> bool:
-        return not self.direct
-
-    def _may_set_up(self) -> bool:
-        settings = self.connection.settings_dict
-        return not (settings.get("DISABLE_SERVER_SIDE_CURSORS") or settings["OPTIONS"].get("pool"))
-
-    def _set_up(self, raw: Any) -> None:
-        """Statements are prepared: to plan a claim takes the server longer than to run it.
-
-        A plan that is kept must not be one for a table that was empty when it was made: so none reads the table.
-        """
-        raw.execute(
-            f"SET enable_seqscan = off; SET idle_in_transaction_session_timeout = '{self.idle_in_transaction}s'"
-        )
-        raw.prepare_threshold = 2**31 - 1  # only what asks for it
-
-
-def _sqlstate(error: Exception) -> str:
-    return getattr(error.__cause__, "sqlstate", None) or ""
 
 
 # psycopg adapts a list item by item, which takes longer than all else that is done for a job that went well.

@@ -1,0 +1,5 @@
+"""PostgreSQL."""
+
+from .dialect import PostgreSQL
+
+__all__ = ["PostgreSQL"]
