@@ -282,23 +282,28 @@ class Claimer(threading.Thread):
         return True
 
     def _stop_if_drained(self) -> None:
-        if self.intake.drain is None or not self.desk.idle:
+        if self.intake.drain is None or not self.desk.idle or self._more_is_due(self.intake.drain):
             return
+        self.lanes.look_from_the_front()
+        if jobs := self._claim(1) if self.lanes.is_narrowed else []:
+            self._dispatch(jobs)
+        elif self.lanes.ended:
+            self.follower.look()  # what waits for those may be in line soon
+        elif self.lanes.limited and not self._keys_seen:
+            self._keys_seen = True
+            self.follower.look_at_keys()
+        elif not self.follower.is_at_rest:
+            pass  # it may find some; but nobody waits for slots that others have
+        elif self.lanes.order and not self.lanes.is_narrowed:
+            pass  # somebody has them locked
+        # asked again: what was in line when it was asked first may have been put off before the look
+        elif not self._more_is_due(self.intake.drain):
+            self._say_what_is_left()
+            self._has_had_enough()
+
+    def _more_is_due(self, within: float) -> bool:
         due = next_due(self.using, self.intake.selector)
-        if due is None or due > self.intake.drain:
-            self.lanes.look_from_the_front()
-            if jobs := self._claim(1) if self.lanes.is_narrowed else []:
-                self._dispatch(jobs)
-            elif self.lanes.ended:
-                self.follower.look()  # what waits for those may be in line soon
-            elif self.lanes.limited and not self._keys_seen:
-                self._keys_seen = True
-                self.follower.look_at_keys()
-            elif not self.follower.is_at_rest:
-                pass  # it may find some; but nobody waits for slots that others have
-            elif self.lanes.is_narrowed or not self.lanes.order:
-                self._say_what_is_left()
-                self._has_had_enough()
+        return due is not None and due <= within
 
     def _say_what_is_left(self) -> None:
         if paused := held_back(self.intake.selector, self.using):

@@ -192,6 +192,22 @@ def test_draining_waits_for_what_is_due_soon_and_not_for_what_is_due_later():
     assert fresh(later).is_scheduled
 
 
+def test_draining_overlooks_no_job_that_leaves_the_line_for_soon_while_it_looks(monkeypatch):
+    """Not yet scheduled when that is asked, and not in line any more when the lines are read."""
+    worker = make_worker(drain=10)
+    lanes = worker.claimer.lanes
+    look, put_off = lanes.look_from_the_front, []
+
+    def look_from_the_front():
+        if not put_off:
+            put_off.append(enqueue(add.using(run_after=timedelta(seconds=0.3)), 1, 1))
+        look()
+
+    monkeypatch.setattr(lanes, "look_from_the_front", look_from_the_front)
+    assert worker.run()
+    assert fresh(put_off[0]).status == Job.Status.SUCCESSFUL
+
+
 def test_a_worker_stops_after_so_many_jobs():
     enqueue_many(noop.s() for _ in range(5))
     worker = make_worker(max_jobs=3)
