@@ -8,7 +8,7 @@ from .drain import Drain
 from .enqueue import Enqueue, Writers
 from .idle import Idle
 from .layers import Layers
-from .limits import Limits
+from .limits import Limits, Work
 from .memory import Memory
 from .pickup import Pickup
 from .processes import Processes
@@ -32,6 +32,7 @@ ALL: dict[str, Cell] = {
         Arguments(),
         Layers(),
         Limits(),
+        Work(),
         Memory(),
         Writers(),
     )

@@ -54,14 +54,35 @@ def test_a_connection_past_its_age_is_closed_even_when_the_job_fails(persistent)
     assert persistent.connection is None
 
 
-def test_a_broken_connection_is_replaced_before_the_next_job(persistent, monkeypatch):
-    """The job before met an error; the server has dropped the connection since."""
-    persistent.errors_occurred = True
+@pytest.mark.parametrize("state", [{"close_at": 0}, {"errors_occurred": True}], ids=["too old", "broken"])
+def test_a_connection_that_cannot_go_on_is_closed_before_the_next_job(persistent, monkeypatch, state):
+    """The job before may have met an error; the server has dropped the connection since."""
     monkeypatch.setattr(type(connections["default"]), "is_usable", lambda self: False)
-    broken = persistent.connection
-    assert run_sync(writes, "after").state == "succeeded"
-    assert persistent.connection is not broken
+    found = []
+
+    def look(context, call_next):
+        found.append(persistent.connection)
+        return call_next()
+
+    for name, value in state.items():
+        setattr(persistent, name, value)
+    assert run_sync(writes, "after", middleware=(look,)).state == "succeeded"
+    assert found == [None]
     assert Effect.objects.filter(name="after").exists()
+
+
+def test_each_job_has_the_health_of_the_connection_checked_once(persistent, monkeypatch):
+    """If the project wants that: ``CONN_HEALTH_CHECKS``."""
+    checks = []
+    monkeypatch.setattr(type(connections["default"]), "is_usable", lambda self: not checks.append(self))
+    persistent.health_check_enabled = True
+    try:
+        run_sync(plain)  # it leaves a connection behind that has to be checked
+        for number in (1, 2):
+            assert run_sync(writes, f"checked {number}").state == "succeeded"
+            assert len(checks) == number
+    finally:
+        persistent.health_check_enabled = False
 
 
 def test_logged_queries_do_not_pile_up(persistent, settings):
