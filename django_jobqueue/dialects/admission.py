@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from .limits import Limits
 
 #: So many jobs of a key are looked at first, and so many times as many if all of those could be let in.
-FIRST, MORE, MOST = 4, 8, 500
+FIRST, MORE = 4, 8
+#: Nobody else can let in jobs of these keys meanwhile: so there are no more than so many of one key, and of all.
+MOST, MOST_OF_ALL = 500, 25_000
+
+
+def most_of_each(keys: Sequence[str]) -> int:
+    """How many jobs of each of the keys may be let in at once."""
+    return min(MOST, max(FIRST, MOST_OF_ALL // len(keys)))
 
 
 class Admission:
@@ -35,6 +42,7 @@ class Admission:
     ) -> None:
         self.dialect, self.using, self.keys = dialect, dialect.using, keys
         self.rules, self.unknown, self.floors = rules, unknown, floors
+        self._most = most_of_each(keys)
         self._slots = self._number(Job.objects.having_slots())
         self._turns: Mapping[str, int] | None = None
         self._unfinished: set[str] = set()
@@ -48,10 +56,10 @@ class Admission:
             for job in self.dialect.heads(wanted, self.unknown):
                 heads[str(job.concurrency_key)].append(job)
             fitting = {key: self._fitting(jobs, key) for key, jobs in heads.items()}
-            self._unfinished |= {key for key, jobs in fitting.items() if len(jobs) == MOST}
-            more = {key for key, jobs in fitting.items() if len(jobs) == wanted[key] < MOST}
+            self._unfinished |= {key for key, jobs in fitting.items() if len(jobs) == self._most}
+            more = {key for key, jobs in fitting.items() if len(jobs) == wanted[key] < self._most}
             chosen += [job for key, jobs in fitting.items() if key not in more for job in jobs]
-            wanted = {key: min(MOST, wanted[key] * MORE) for key in more}
+            wanted = {key: min(self._most, wanted[key] * MORE) for key in more}
         return Admitted(self._let_in(chosen), self._unfinished, self._strangers)
 
     def _number(self, jobs: JobQuerySet) -> Mapping[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import ClassVar
 
 from django.db.models import F
 from django.db.models.functions import Now
@@ -38,6 +39,9 @@ SELECT * FROM (
 
 class Limits(Session):
     """Who admits jobs, or lets them start, locks the rows of their keys first."""
+
+    #: For how many keys jobs are admitted in one transaction.
+    keys_at_once: ClassVar[int] = 250
 
     # -- locks -----------------------------------------------------------------------------------
 

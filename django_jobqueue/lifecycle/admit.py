@@ -18,9 +18,6 @@ from ..registry import resolve
 from . import notify
 from .claim import release
 
-#: Keys in one transaction.
-KEYS = 250
-
 #: Tasks that jobs waited for slots of, in this process.
 _tasks: set[str] = set()
 
@@ -54,9 +51,11 @@ def send_to_keys(keys: Mapping[Job, str], using: str) -> int:
 
 def waiting_keys(using: str) -> Iterator[str]:
     """All keys whose slots jobs wait for."""
-    names, behind = [""] * KEYS, ""
-    while len(names) == KEYS:
-        names = get_dialect(using).waiting_keys(behind, KEYS)
+    dialect, behind = get_dialect(using), ""
+    number = dialect.keys_at_once
+    names = [""] * number
+    while len(names) == number:
+        names = dialect.waiting_keys(behind, number)
         yield from names
         behind = names[-1] if names else ""
 
@@ -67,13 +66,13 @@ def admit(keys: Iterable[str], using: str, floors: Mapping[Lane, int] | None = N
     ``floors`` are the places from which the caller looks on: who is let in stands where its age puts it, but not below.
     Safe to call from any number of processes at any time.
     """
-    lanes: set[Lane] = set()
-    left = sorted(set(keys))
+    dialect, lanes = get_dialect(using), set[Lane]()
+    number, left = dialect.keys_at_once, sorted(set(keys))
     while left:
-        admitted = get_dialect(using).admit(left[:KEYS], *_rules(), floors or {})
+        admitted = dialect.admit(left[:number], *_rules(), floors or {})
         lanes |= admitted.lanes
         _tasks.update(admitted.strangers)
-        left = sorted(admitted.unfinished) + left[KEYS:]
+        left = sorted(admitted.unfinished) + left[number:]
     if lanes:
         notify.ready(lanes, using)
     return lanes

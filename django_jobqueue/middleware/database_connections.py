@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ class DatabaseConnections(Middleware):
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         if settings.DEBUG:  # else nothing was logged
             reset_queries()
-        close_those_that_have_become_old()
+        close_old_ones()
         try:
             return call_next()
         finally:
@@ -40,16 +39,6 @@ def close_old_ones() -> None:
     """As at the end of a request; a transaction that is open belongs to an atomic task or to an outer layer."""
     for connection in of_this_thread():
         if not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()
-
-
-def close_those_that_have_become_old() -> None:
-    """The same, for a thread that has looked at its connections after the job before: Django's whole look takes longer
-    than all else that is done around a short job.
-    """
-    for connection in of_this_thread():
-        age_is_over = connection.close_at is not None and time.monotonic() >= connection.close_at
-        if (age_is_over or connection.errors_occurred) and not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
 
 

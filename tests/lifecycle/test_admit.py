@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from django_jobqueue import chain, enqueue_many, task
-from django_jobqueue.dialects import Lane, get_dialect
+from django_jobqueue.dialects import Lane, admission, get_dialect
 from django_jobqueue.lifecycle import (
     admit,
     cancel,
@@ -142,6 +142,24 @@ def test_all_keys_are_found_however_many_there_are():
     enqueue_many([of_tenant.s(f"{number:03}") for number in range(120)] * 2)
     assert list(waiting_keys("default")) == [f"tenant-{number:03}" for number in range(120)]
     assert let_in(*waiting_keys("default")) == 120
+
+
+def test_g10_of_many_keys_all_that_there_are_slots_for_are_let_in_a_few_at_a_time(monkeypatch):
+    dialect, sizes = get_dialect("default"), []
+    monkeypatch.setattr(dialect, "keys_at_once", 3)
+    monkeypatch.setattr(admission, "MOST_OF_ALL", 15)
+    own = dialect.admit
+
+    def counted(keys, *args):
+        before = Job.objects.in_line().count()
+        admitted = own(keys, *args)
+        sizes.append((len(keys), Job.objects.in_line().count() - before))
+        return admitted
+
+    monkeypatch.setattr(dialect, "admit", counted)
+    enqueue_many([of_tenant.using(concurrency=13).s(tenant) for tenant in "abcdefg" * 20])
+    assert let_in(*waiting_keys("default")) == 7 * 13
+    assert max(keys for keys, _ in sizes) == 3 and max(number for _, number in sizes) == 15
 
 
 def test_the_urgent_ones_of_a_key_come_first_and_then_the_older_ones():

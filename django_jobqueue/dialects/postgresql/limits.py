@@ -10,7 +10,7 @@ from django.db import DatabaseError
 
 from ...keys import Slots, name_of
 from ...models.limit import USED
-from ..admission import MOST
+from ..admission import most_of_each
 from ..draw import LONGEST, STEPS, not_too_long
 from ..limits import Limits, slot_names
 from ..records import Admitted, Drawn, Lane, Terms
@@ -150,6 +150,8 @@ RETURNING drawn.number, wait
 
 
 class PostgreSQLLimits(PostgreSQLSession, Limits):
+    keys_at_once = 1000  # each transaction waits for the disk, and this thread for the interpreter
+
     def lock_limits(self, names: Sequence[str]) -> dict[str, bool]:
         return dict(self._rows(LOCK_LIMITS, [list(names)]))
 
@@ -221,7 +223,7 @@ def _of_admission(
     """The parameters of ``ADMIT``."""
     said = [[*rules], *map(list, zip(*rules.values(), strict=True))] if rules else [[]] * 4
     lanes = [*map(list, zip(*((*lane, floor) for lane, floor in floors.items()), strict=True))] or [[]] * 3
-    return [*said, *lanes, list(keys), list(unknown), MOST, list(unknown)]
+    return [*said, *lanes, list(keys), list(unknown), most_of_each(keys), list(unknown)]
 
 
 def _admitted(rows: Iterable[tuple[str, str, int]]) -> Admitted:
