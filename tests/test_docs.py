@@ -40,8 +40,9 @@ from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, 
 from django_jobqueue.admin import changelist, job_page, pagination
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel, draw
+from django_jobqueue.dialects.limits import Limits
+from django_jobqueue.dialects.postgresql.limits import PostgreSQLLimits
 from django_jobqueue.lifecycle import schedule, waiting
-from django_jobqueue.lifecycle.admit import KEYS
 from django_jobqueue.lifecycle.prune import ARCHIVE_BATCH, LIMITS_KEPT
 from django_jobqueue.management import reloading
 from django_jobqueue.management.bulk import SHOWN
@@ -189,7 +190,8 @@ def test_the_numbers_of_the_limits_are_those_of_the_code():
     text = page("reference/middleware.md")
     assert f"at most\n{draw.LONGEST:.0f} seconds at a time" in text
     assert f"every {draw.LONGEST:.0f} seconds at the latest" in " ".join(page("howto/limits.md").split())
-    assert f"for up to {KEYS} keys" in page("howto/limits.md")
+    number, on_postgresql = Limits.keys_at_once, PostgreSQLLimits.keys_at_once
+    assert f"for up to {number} keys ({on_postgresql} on PostgreSQL)" in page("howto/limits.md")
     parts = (rate_limit.PART, rate_limit.PART_OF_PERIOD, rate_limit.LONGEST_HOLD)
     assert parts == (100, 20, 0.1) and "a hundredth of them" in page("howto/limits.md")
     assert LIMITS_KEPT.days == 2 and "for two days is deleted" in page("reference/models.md")
