@@ -21,13 +21,13 @@ class Limits(OnlyOurs):
         *(Column(f"{kind}/s") for kind in ("free", *LIMITS)),
         *(Column(f"{kind} ÷ free", "{:.0%}") for kind in LIMITS),
     )
-    #: The task without a limit, and those that have one.
-    free, limited = "noop", "{}"
+    #: The task without a limit, and what is before the names of those that have one.
+    free, prefix = "noop", ""
     #: Of the jobs that are asked for.
     share = 1.0
 
     def measure(self, entrant: Entrant) -> Figures:
-        tasks = {"free": self.free} | {kind: self.limited.format(kind) for kind in LIMITS}
+        tasks = {"free": self.free} | {kind: f"{self.prefix}{kind}" for kind in LIMITS}
         turns = [{kind: self._drain(entrant, task) for kind, task in tasks.items()} for _ in range(TURNS)]
         best = {kind: max(turn[kind] for turn in turns) for kind in tasks}
         found = {f"{kind}/s": value for kind, value in best.items()}
@@ -44,5 +44,5 @@ class Limits(OnlyOurs):
 class Work(Limits):
     name = "work"
     sentence = f"jobs of 0.2 ms CPU time {UNDER}"
-    free, limited = "work", "work_{}"
+    free, prefix = "work", "work_"
     share = 0.5

@@ -87,8 +87,9 @@ class Admission:
         return fit
 
     def _said(self, job: Job) -> Slots:
-        given = json.loads(job.options) if isinstance(job.options, str) else job.options
-        return self.rules[job.task_path].but(given)
+        if isinstance(job.options, str):
+            job.options = json.loads(job.options)
+        return self.rules[job.task_path].but(job.options)
 
     def _turn_taken(self, key: str) -> int:
         """How many have run under the key, and are to run again."""

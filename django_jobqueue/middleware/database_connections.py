@@ -58,11 +58,6 @@ def begin_without() -> None:
     _here.opened = {}
 
 
-def has_none() -> bool:
-    """Is it sure that the calling thread has never had a connection?"""
-    return _here.opened == {}
-
-
 def of_this_thread() -> Sequence[BaseDatabaseWrapper]:
     """The connections that the calling thread has, or has had."""
     return connections.all(initialized_only=True) if _here.opened is None else list(_here.opened.values())

@@ -282,7 +282,8 @@ class Claimer(threading.Thread):
         return True
 
     def _stop_if_drained(self) -> None:
-        if self.intake.drain is None or not self.desk.idle or self._more_is_due(self.intake.drain):
+        drain = self.intake.drain
+        if drain is None or not self.desk.idle or self._more_is_due(drain):
             return
         self.lanes.look_from_the_front()
         if jobs := self._claim(1) if self.lanes.is_narrowed else []:
@@ -292,12 +293,11 @@ class Claimer(threading.Thread):
         elif self.lanes.limited and not self._keys_seen:
             self._keys_seen = True
             self.follower.look_at_keys()
-        elif not self.follower.is_at_rest:
-            pass  # it may find some; but nobody waits for slots that others have
-        elif self.lanes.order and not self.lanes.is_narrowed:
-            pass  # somebody has them locked
-        # asked again: what was in line when it was asked first may have been put off before the look
-        elif not self._more_is_due(self.intake.drain):
+        elif (
+            self.follower.is_at_rest  # else it may find some; but nobody waits for slots that others have
+            and (self.lanes.is_narrowed or not self.lanes.order)  # else somebody has those in line locked
+            and not self._more_is_due(drain)  # again: what was in line at first may have been put off before the look
+        ):
             self._say_what_is_left()
             self._has_had_enough()
 

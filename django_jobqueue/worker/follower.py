@@ -100,12 +100,12 @@ class Follower(threading.Thread):
         lanes = follow_up(self.using) if ended else set()
         if everything:
             began = time.monotonic()
-            admitted = admit(list(waiting_keys(self.using)), self.using, self.floors())
+            admitted = admit(waiting_keys(self.using), self.using, self.floors())
             now = time.monotonic()
             self._not_before = now + min(SOON if admitted else PATIENCE, SHARE * (now - began))
             lanes |= admitted
         elif freed:
-            lanes |= admit(list(freed), self.using, self.floors())
+            lanes |= admit(freed, self.using, self.floors())
         return lanes
 
     def _try_again(self, ended: bool, everything: bool, freed: set[str]) -> None:

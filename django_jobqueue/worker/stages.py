@@ -22,7 +22,7 @@ from ..lifecycle import Run, finish
 from ..lifecycle.lease import holds
 from ..middleware.chain import Handler, complete_through, prepare_through
 from ..middleware.context import JobContext
-from ..middleware.database_connections import has_none
+from ..middleware.database_connections import of_this_thread
 from ..outcomes import Outcome, State
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Stages:
 
     def _refresh_connection(self) -> None:
         """As before a request: a connection that is too old, or has had errors, is not used again."""
-        if not has_none():
+        if of_this_thread():
             connections[self.using].close_if_unusable_or_obsolete()
 
     def _is_gone(self, error: Exception) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -104,14 +104,10 @@ def fails():
 
 @pytest.mark.parametrize("made", [work, awork, atomic_work], ids=["sync", "async", "atomic"])
 @pytest.mark.parametrize("most", [1, 2])
-def test_g10_no_more_run_at_once_than_allowed_over_several_workers(made, most):
+def test_g10_no_more_run_at_once_than_allowed_over_several_workers(made, most, eventually):
     enqueue_many([made.using(concurrency=most).s("all", 0.03) for _ in range(12)])
-    with ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(working(threads=3))
-        deadline = time.monotonic() + 45
-        while Job.objects.unfinished().exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+    with working(threads=3), working(threads=3), working(threads=3):
+        eventually(lambda: not Job.objects.unfinished().exists(), within=45)
     assert set(Job.objects.values_list("status", flat=True)) == {"SUCCESSFUL"}
     assert most_seen["all"] <= most
     assert set(Job.objects.values_list("tries", flat=True)) == {1}, "to wait is no attempt"
@@ -151,12 +147,10 @@ def test_g10_a_job_that_was_enqueued_before_its_task_had_a_limit_is_sent_to_its_
     assert Attempt.objects.count() == 6, "no attempt is burned"
 
 
-def test_in_order_they_run_one_after_another_in_the_order_of_their_enqueue():
+def test_in_order_they_run_one_after_another_in_the_order_of_their_enqueue(eventually):
     enqueue_many([ordered.s(number) for number in range(12)])
     with working(threads=3), working(threads=3):
-        deadline = time.monotonic() + 30
-        while Job.objects.unfinished().exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: not Job.objects.unfinished().exists(), within=30)
     assert list(range(12)) == ran
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -91,17 +90,17 @@ def age(seconds: float, forget_line=True) -> None:
 
 
 @pytest.mark.parametrize("made", [send, asend, atomic_send], ids=["sync", "async", "atomic"])
-def test_g10_no_more_start_in_any_period_than_allowed_over_several_workers(made):
+def test_g10_no_more_start_in_any_period_than_allowed_over_several_workers(made, eventually):
     """The permits are kept for as long as they are needed: all of them, where N is as large as the number of jobs."""
     enqueue_many([made.using(rate_limit="4/s").s() for _ in range(12)])
     seen: dict[int, object] = {}
-    with ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(working(threads=3))
-        deadline = time.monotonic() + 40
-        while Job.objects.unfinished().exists() and time.monotonic() < deadline:
-            seen.update(Permit.objects.values_list("number", "taken_at"))
-            time.sleep(0.02)
+
+    def all_done():
+        seen.update(Permit.objects.values_list("number", "taken_at"))
+        return not Job.objects.unfinished().exists()
+
+    with working(threads=3), working(threads=3), working(threads=3):
+        eventually(all_done, within=40)
     seen.update(Permit.objects.values_list("number", "taken_at"))
     assert set(Job.objects.values_list("status", "tries")) == {("SUCCESSFUL", 1)}
     moments = [moment for _, moment in sorted(seen.items())]
@@ -295,15 +294,11 @@ def test_a_portion_that_is_too_large_for_what_is_left_is_not_drawn(stock):
     assert wait > 50 and Limit.objects.get().started == 1999
 
 
-def test_g10_a_fast_rate_holds_for_the_real_starts_over_several_workers(stock):
+def test_g10_a_fast_rate_holds_for_the_real_starts_over_several_workers(stock, eventually):
     enqueue_many([noting.using(rate_limit="500/s").s() for _ in range(1500)])
     started.clear()
-    with ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(working(threads=3))
-        deadline = time.monotonic() + 50
-        while Job.objects.unfinished().exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+    with working(threads=3), working(threads=3), working(threads=3):
+        eventually(lambda: not Job.objects.unfinished().exists(), within=50)
     assert len(started) == 1500
     moments = sorted(started)
     # Between the permit and the first line of the task a thread may have to wait: of the one or other on a busy machine

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import DatabaseError
 
-from ..session import Session
-
-T = TypeVar("T")
+from ..session import Session, T
 
 #: A statement that was prepared in another session of the server, or a name for it that is taken in this one.
 NOT_PREPARED = ("26000", "42P05")
