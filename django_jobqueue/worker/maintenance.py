@@ -18,7 +18,8 @@ from ..lifecycle.reap import is_anything_to_reap
 
 logger = logging.getLogger(__name__)
 
-REAP_INTERVAL = 5.0
+#: Seconds. An idle worker that polls asks once in two seconds for jobs: all else that it asks has to be less.
+REAP_INTERVAL = 10.0
 PRUNE_INTERVAL = 60.0
 #: What is there for accidents only is done every so many times.
 SELDOM = 6
