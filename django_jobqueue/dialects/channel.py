@@ -63,12 +63,18 @@ class Listener(Protocol):
 
 
 class Sender(Protocol):
-    """The other end."""
+    """The other end. Used by one thread at a time."""
 
     def __init__(self, using: str) -> None: ...
 
     def send(self, lanes: Collection[Lane]) -> None:
         """Wake the workers for these lanes; for none: for all."""
+
+    def post(self, lanes: Collection[Lane]) -> None:
+        """The same without waiting for the answer; ``settle`` has to follow."""
+
+    def settle(self) -> None:
+        """Wait for the answer to what was posted. Raise if it is an error."""
 
     def close(self) -> None: ...
 
@@ -111,17 +117,36 @@ class NotifySender:
         self._connection.autocommit = True
         psycopg: Any = connections[using].Database  # type: ignore[attr-defined]
         self._escaping = psycopg.pq.Escaping(self._connection.pgconn)
+        self._selector = DefaultSelector()
+        self._selector.register(self._connection.fileno(), EVENT_READ)
 
     def send(self, lanes: Collection[Lane]) -> None:
+        self.post(lanes)
+        self.settle()
+
+    def post(self, lanes: Collection[Lane]) -> None:
         # Not through a cursor, and no SELECT pg_notify(), which the server would have to plan: this goes on beside the
         # caller's own work, and somebody waits for it. It writes nothing, so its commit waits for no disk.
         connection = self._connection.pgconn
         payload = self._escaping.escape_literal(encode(lanes).encode())
-        result = connection.exec_(b"NOTIFY %s, %s" % (CHANNEL.encode(), payload))
-        if error := result.error_message:
+        connection.send_query(b"NOTIFY %s, %s" % (CHANNEL.encode(), payload))
+        if connection.flush():
+            raise OperationalError("the connection takes nothing")  # it was idle, and this is short
+
+    def settle(self) -> None:
+        connection, error = self._connection.pgconn, b""
+        while True:
+            while connection.is_busy():
+                self._selector.select()
+                connection.consume_input()
+            if (result := connection.get_result()) is None:
+                break
+            error = error or result.error_message
+        if error:
             raise OperationalError(error.decode(errors="replace"))
 
     def close(self) -> None:
+        self._selector.close()
         self._connection.close()
 
 

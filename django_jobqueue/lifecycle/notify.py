@@ -1,8 +1,12 @@
 """Notify: tell the workers that jobs are ready, once they are: after the caller's commit, and not in the caller's time.
 
-Within the caller's transaction a NOTIFY would line up all commits of the whole database, one behind the other. So a
-thread sends it, on a connection of its own, for all that this process has committed in the meantime. It is a hint: if
-it is lost, with its process or its connection, the workers find the jobs a few seconds later.
+Within the caller's transaction a NOTIFY would line up all commits of the whole database, one behind the other. So it
+goes over a connection of its own, which a thread looks after: it opens it, waits for the database's answers, and sends
+what this process commits while one notification is on its way. One that comes after a pause the caller sends himself,
+and waits for no answer: the thread would have to wait for the interpreter's lock first, which may take milliseconds in
+a process that goes on working.
+
+All of it is a hint: if it is lost, with its process or its connection, the workers find the jobs a few seconds later.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -127,6 +132,8 @@ class Notifier:
     def __init__(self, using: str) -> None:
         self.using = using
         self._news: News | None = None
+        self._posted: News | None = None  # what is on its way
+        self._at_rest = False  # the thread waits for news, and nothing is under way
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ending = self._failing = False
@@ -137,6 +144,9 @@ class Notifier:
     def put(self, lanes: Collection[Lane]) -> None:
         """Never waits, never raises."""
         with self._changed:
+            if self._at_rest and self._sender is not None:
+                self._post(self._sender, News(self.using, lanes))
+                return
             if self._news is not None:
                 self._news.add(lanes)
                 if self._thread is not None:  # it has been woken for those
@@ -146,6 +156,17 @@ class Notifier:
             if self._thread is None:
                 self._thread = start_thread(self._serve, "jobqueue-notifier")
             self._changed.notify_all()
+
+    def _post(self, sender: Sender, news: News) -> None:
+        """For the caller, with the lock on what has changed."""
+        self._at_rest = False
+        try:
+            sender.post(news.lanes)
+        except Exception:  # the thread sees to it
+            self._news = news
+        else:
+            self._posted = news
+        self._changed.notify_all()
 
     def _serve(self) -> None:
         retry, most = RETRY
@@ -160,7 +181,10 @@ class Notifier:
     def _has_news(self) -> bool:
         """Wait for news; False, and the thread's end, when there are none for a long time."""
         with self._changed:
-            if self._changed.wait_for(lambda: self._news or self._ending, IDLE) and self._news and not self._is_vain:
+            self._at_rest = not self._news
+            self._changed.wait_for(lambda: self._news or self._posted or self._ending, IDLE)
+            self._at_rest = False
+            if (self._news or self._posted) and not self._is_vain:
                 return True
             self._thread = None
         self._hang_up()
@@ -184,8 +208,13 @@ class Notifier:
     def _send(self) -> bool:
         with self._line:  # before the news are taken: what ``forget`` has missed would reach a database that is going
             with self._changed:
+                posted, self._posted = self._posted, None
                 news, self._news = self._news, None
             try:
+                if posted is not None and not (self._sender and self._works(self._sender.settle)):
+                    if news is not None:
+                        posted.add(news.lanes)
+                    news = posted
                 if news is not None:
                     self._send_over_line(news)
             except Exception as error:
@@ -199,13 +228,19 @@ class Notifier:
         return True
 
     def _send_over_line(self, news: News) -> None:
-        if self._sender is not None:
-            try:
-                return self._sender.send(news.lanes)
-            except Exception:  # a connection that has been idle may have died long ago
-                self._close_sender()
+        if self._sender and self._works(partial(self._sender.send, news.lanes)):
+            return
         self._sender = SENDERS[get_dialect(self.using).name](self.using)
         self._sender.send(news.lanes)
+
+    def _works(self, act: Callable[[], None]) -> bool:
+        """Do it; False if the connection is no good. One that has been idle may have died long ago."""
+        try:
+            act()
+        except Exception:
+            self._close_sender()
+            return False
+        return True
 
     def _hang_up(self) -> None:
         with self._line:
@@ -222,7 +257,8 @@ class Notifier:
     def forget(self) -> None:
         """Say nothing more of what was, and let go of the database."""
         with self._changed:
-            self._news = None
+            self._news = self._posted = None
+            self._at_rest = False
         self._hang_up()
 
     def end(self) -> None:

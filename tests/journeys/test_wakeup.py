@@ -28,8 +28,8 @@ from .policy_tasks import of_tenant
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
-#: Seconds for which an idle worker is watched: long against its pauses, which are drawn by lot, so that it is their mean
-#: that counts; and short of its first prune.
+#: Seconds for which an idle worker is watched: long against its pauses, which are drawn by lot, so that their mean
+#: counts; and short of its first prune.
 WATCHED = 30.0
 #: Seconds, far less than a worker sleeps that nobody wakes. On a busy machine a look may wait for its turn so long, and
 #: somewhat more: how quick it is where nothing else runs is for the benchmarks to say.

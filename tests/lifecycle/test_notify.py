@@ -2,9 +2,11 @@
 
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -13,7 +15,7 @@ from django.db import connection, connections, transaction
 from django.test import TestCase
 
 from django_jobqueue import enqueue_many
-from django_jobqueue.dialects import Lane
+from django_jobqueue.dialects import Lane, channel
 from django_jobqueue.dialects.channel import (
     LISTENERS,
     SENDERS,
@@ -224,6 +226,54 @@ def test_a_refused_connection_costs_the_caller_nothing_and_is_said_once(ear, mon
     assert "too many connections" in caplog.text
     monkeypatch.undo()
     assert hear(ear) == [News(frozenset({DEFAULT}))], "what could not be said is said as soon as it can be"
+
+
+def test_the_caller_sends_it_himself_where_the_connection_is_there(ear, eventually):
+    """In a process that goes on working the thread may wait for the interpreter for long."""
+    noop.enqueue()
+    assert hear(ear)
+    notifier = notify._notifiers["default"]
+    eventually(lambda: notifier._at_rest)
+    with notifier._line:  # so that the thread can do nothing
+        noop.using(queue_name="mail", priority=5).enqueue()
+        assert hear(ear) == [News(frozenset({MAIL}))]
+        noop.enqueue()
+        assert silence(ear), "one at a time"
+    assert hear(ear) == [News(frozenset({DEFAULT}))]
+
+
+def test_what_the_database_refuses_is_sent_again(ear, monkeypatch, caplog, eventually):
+    noop.enqueue()
+    assert hear(ear)
+    eventually(lambda: notify._notifiers["default"]._at_rest)
+    monkeypatch.setattr(channel, "CHANNEL", "no-name")
+    noop.using(queue_name="mail", priority=5).enqueue()
+    eventually(lambda: "syntax error" in caplog.text)
+    monkeypatch.undo()
+    assert hear(ear) == [News(frozenset({MAIL}))]
+    assert len(caplog.records) == 1
+
+
+def test_many_callers_at_once_lose_nothing(ear):
+    heard: set[Lane] = set()
+    lanes = [Lane(f"queue-{number}", 0) for number in range(160)]
+
+    def enqueue(some):
+        for lane in some:
+            noop.using(queue_name=lane.queue_name).enqueue()
+            time.sleep(random.uniform(0, 0.01))
+        connection.close()
+
+    threads = [threading.Thread(target=enqueue, args=[lanes[start::8]]) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while heard != set(lanes) and time.monotonic() < deadline:
+        for news in ear.wait(0.2):
+            heard |= news.lanes
+    for thread in threads:
+        thread.join()
+    assert heard == set(lanes)
 
 
 def test_a_connection_that_died_is_replaced_at_once(ear, caplog):
