@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 
 from .backoff import DEFAULT_BACKOFF, Backoff, check_backoff
 from .outcomes import seconds
@@ -117,9 +120,17 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def middleware_paths() -> list[str]:
+@cache
+def middleware_paths() -> tuple[str, ...]:
     """``JOBQUEUE_MIDDLEWARE``, or its default."""
-    return list(getattr(settings, "JOBQUEUE_MIDDLEWARE", DEFAULT_MIDDLEWARE))
+    return tuple(getattr(settings, "JOBQUEUE_MIDDLEWARE", DEFAULT_MIDDLEWARE))
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    """Settings change in tests only, and each enqueue asks. To learn that a setting is not there takes longest."""
+    if setting == "JOBQUEUE_MIDDLEWARE":
+        middleware_paths.cache_clear()
 
 
 def option_defaults() -> Mapping[str, Any]:

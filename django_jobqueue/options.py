@@ -41,7 +41,7 @@ def owners(entries: tuple[Any, ...]) -> Mapping[str, Any]:
 
 def owner_of(name: str, own_layers: tuple[Any, ...] = ()) -> Any | None:
     """The layer that understands the option, among the project's and a task's own; None if there is none."""
-    for entries in (tuple(middleware_paths()), own_layers):
+    for entries in (middleware_paths(), own_layers):
         if (layer := owners(entries).get(name)) is not None:
             return layer
     return None
@@ -117,7 +117,7 @@ def _checked(name: str, value: Any, own_layers: tuple[Any, ...], where: str) -> 
 
 def known_names(own_layers: tuple[Any, ...] = ()) -> str:
     """A sentence for error messages."""
-    names = sorted({*owners(tuple(middleware_paths())), *owners(own_layers)})
+    names = sorted({*owners(middleware_paths()), *owners(own_layers)})
     if names:
         return f"The layers in JOBQUEUE_MIDDLEWARE add {', '.join(names)}."
     return "No layer in JOBQUEUE_MIDDLEWARE adds any."

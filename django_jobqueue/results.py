@@ -16,7 +16,7 @@ from .registry import copy_of, resolve
 P = ParamSpec("P")
 R = TypeVar("R")
 
-STATUS = {
+STATUS: dict[str, TaskResultStatus] = {
     Job.Status.WAITING: TaskResultStatus.READY,
     Job.Status.READY: TaskResultStatus.READY,
     Job.Status.RUNNING: TaskResultStatus.RUNNING,
@@ -143,7 +143,7 @@ def result_of(job: Job, attempts: Iterable[Attempt | Past], task: AnyTask) -> An
     result: AnyResult = JobResult(
         task=task,
         id="" if job.pk is None else str(job.pk),
-        status=STATUS[Job.Status(job.status)],
+        status=STATUS[job.status],
         enqueued_at=job.enqueued_at,
         started_at=started[0] if started else None,
         last_attempted_at=started[-1] if started else None,

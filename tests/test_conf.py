@@ -110,6 +110,6 @@ def test_only_entries_of_our_backend_count(settings):
 
 def test_the_projects_middleware_replaces_the_default(settings):
     settings.JOBQUEUE_MIDDLEWARE = ("a.B",)
-    assert middleware_paths() == ["a.B"]
+    assert middleware_paths() == ("a.B",)
     settings.JOBQUEUE_MIDDLEWARE = []
-    assert middleware_paths() == []
+    assert middleware_paths() == ()

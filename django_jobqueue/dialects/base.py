@@ -32,7 +32,8 @@ COLUMNS_OF_TASK = (
     "enqueued_at run_after priority max_attempts status queue_name backend task_path batch_id waiting_for followed "
     "concurrency_key"
 ).split()
-ENQUEUED = [*COLUMNS_OF_TASK, "args", "kwargs", "options"]
+DATA = ["args", "kwargs", "options"]
+ENQUEUED = [*COLUMNS_OF_TASK, *DATA]
 of_task = attrgetter(*COLUMNS_OF_TASK)
 #: And what is 0 for every new job.
 ZEROS = ["attempts", "tries", "losses"]

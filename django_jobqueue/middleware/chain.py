@@ -67,7 +67,7 @@ def layers(entries: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def project_layers() -> tuple[Any, ...]:
-    return _project(tuple(middleware_paths()))
+    return _project(middleware_paths())
 
 
 @lru_cache(maxsize=64)

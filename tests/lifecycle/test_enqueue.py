@@ -135,6 +135,14 @@ def test_awkward_text_survives_one_by_one_and_in_bulk():
     assert [row.kwargs["key"] for row in rows] == [str(place) for place in range(70)]
 
 
+@pytest.mark.parametrize("later", [None, timedelta(hours=1)], ids=["at once", "later"])
+def test_a_queue_may_have_any_name(later):
+    names = [name for name in AWKWARD if name]
+    for name in names * 2:  # some of a statement is made once for a task, and used again
+        enqueue(noop.using(queue_name=name, run_after=later))
+    assert list(Job.objects.order_by("pk").values_list("queue_name", flat=True)) == names * 2
+
+
 def test_one_call_that_cannot_be_enqueued_keeps_all_of_them_out():
     with pytest.raises(TypeError, match="echo"):
         enqueue_many([noop.s(), echo.s(object()), noop.s()])

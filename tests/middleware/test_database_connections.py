@@ -29,7 +29,7 @@ def test_it_is_the_default(settings):
     assert DEFAULT_MIDDLEWARE == ("django_jobqueue.middleware.database_connections.DatabaseConnections",)
     if hasattr(settings, "JOBQUEUE_MIDDLEWARE"):
         del settings.JOBQUEUE_MIDDLEWARE
-    assert middleware_paths() == list(DEFAULT_MIDDLEWARE)
+    assert middleware_paths() == DEFAULT_MIDDLEWARE
 
 
 def test_a_connection_that_may_live_on_is_kept(persistent):
