@@ -1,4 +1,4 @@
-"""Django lets the server bind values and keep plans, as docs/howto/databases.md says: for its connections, and so ours."""
+"""Django lets the server bind values and keep plans, as docs/howto/databases.md says: for our statements too."""
 
 from datetime import timedelta
 
