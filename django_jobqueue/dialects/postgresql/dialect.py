@@ -23,8 +23,8 @@ COPY_FROM = 50
 AT_ONCE = 100
 COPIED = ["id", *ZEROS, *ENQUEUED]
 
-# To write a value into a statement takes psycopg some microseconds, for 15 of them an eighth of an enqueue. Most are
-# alike for all jobs of a task.
+# What is alike for all jobs of a task, which is most of the row: to write these values into each statement anew would
+# take psycopg a fifteenth of an enqueue.
 ALIKE = ["priority", "max_attempts", "status", "queue_name", "backend", "task_path", "waiting_for", "followed"]
 EACH = [name for name in ENQUEUED if name not in ALIKE]
 alike_of, each_of = attrgetter(*ALIKE), attrgetter(*EACH[: -len(DATA)])
@@ -90,7 +90,9 @@ def claim_statement(isolated: bool = False, only: str = "") -> str:
 
 @lru_cache(maxsize=1000)
 def insert_statement(using: str, scheduled: bool, alike: tuple[Any, ...]) -> str:
-    """The place comes from the column's default; a scheduled job must have none, so its column is named."""
+    """For jobs with these values, in the order of ``ALIKE``. The place comes from the column's default; a scheduled job
+    must have none, so its column is named.
+    """
     ops: Any = connections[using].ops
     known = ops.compose_sql(", ".join(["%s"] * len(alike)), alike).replace("%", "%%")
     columns = ["place"] * scheduled + ZEROS + ALIKE + EACH
