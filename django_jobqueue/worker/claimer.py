@@ -285,6 +285,7 @@ class Claimer(threading.Thread):
         drain = self.intake.drain
         if drain is None or not self.desk.idle or self._more_is_due(drain):
             return
+        was_at_rest = self.follower.is_at_rest  # before the look, which sees all that had been let in by then
         self.lanes.look_from_the_front()
         if jobs := self._claim(1) if self.lanes.is_narrowed else []:
             self._dispatch(jobs)
@@ -294,7 +295,7 @@ class Claimer(threading.Thread):
             self._keys_seen = True
             self.follower.look_at_keys()
         elif (
-            self.follower.is_at_rest  # else it may find some; but nobody waits for slots that others have
+            was_at_rest  # else it may have found some; but nobody waits for slots that others have
             and (self.lanes.is_narrowed or not self.lanes.order)  # else somebody has those in line locked
             and not self._more_is_due(drain)  # again: what was in line at first may have been put off before the look
         ):

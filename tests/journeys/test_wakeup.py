@@ -88,14 +88,14 @@ def test_an_idle_worker_asks_less_than_once_a_second_and_opens_no_connection(idl
     idle_worker.claimer._found_at -= 60  # as if it had found nothing for a minute
     row = Row.objects.filter(pk=idle_worker.id)
     eventually(lambda: row.filter(heartbeat_at__gt=F("started_at")).exists(), within=20, every=1)  # all have connected
-    peers = server_processes()
+    peers = server_processes()  # some may be of tests before this one, and on their way out
     account.statements.clear()
     connected, began = account.connections, time.process_time()
     time.sleep(WATCHED)
     used, statements = time.process_time() - began, list(account.statements)
     assert len(statements) < WATCHED, statements
     assert account.connections == connected
-    assert server_processes() == peers
+    assert server_processes() <= peers
     assert used < WATCHED * 0.02  # it needs less than a quarter of that where the machine has nothing else to do
 
 

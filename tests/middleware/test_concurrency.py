@@ -18,7 +18,7 @@ from django_jobqueue.lifecycle import admit
 from django_jobqueue.models import Attempt, Job, Limit
 
 from ..lifecycle.steps import end, enqueue, succeeded, take, worker
-from ..worker.workers import drain, working
+from ..worker.workers import drain, make_worker, working
 
 PATH = "django_jobqueue.middleware.concurrency.Concurrency"
 lock = threading.Lock()
@@ -145,6 +145,29 @@ def test_g10_a_job_that_was_enqueued_before_its_task_had_a_limit_is_sent_to_its_
     assert most_seen["all"] == 1 and set(Job.objects.values_list("status", "tries")) == {("SUCCESSFUL", 1)}
     assert set(Job.objects.values_list("concurrency_key", flat=True)) == {made.module_path}
     assert Attempt.objects.count() == 6, "no attempt is burned"
+
+
+def test_draining_overlooks_no_job_that_gets_its_slot_just_after_the_look(monkeypatch, eventually):
+    """The look finds nobody in line, and before the next thing is asked somebody is, and who let him in is at rest."""
+    enqueue_many([work.using(concurrency=1).s() for _ in range(2)])
+    worker = make_worker(drain=5)
+    lanes, follower, go = worker.claimer.lanes, worker.claimer.follower, threading.Event()
+    look = lanes.look_from_the_front
+
+    def admit_later(*args):
+        assert go.wait(10)
+        return admit(*args)
+
+    def look_from_the_front():
+        look()
+        if worker.claimer._keys_seen and not go.is_set():  # all has been asked for, it only has to be done
+            go.set()
+            eventually(lambda: follower.is_at_rest)
+
+    monkeypatch.setattr("django_jobqueue.worker.follower.admit", admit_later)
+    monkeypatch.setattr(lanes, "look_from_the_front", look_from_the_front)
+    assert worker.run()
+    assert go.is_set() and not Job.objects.unfinished().exists()
 
 
 def test_in_order_they_run_one_after_another_in_the_order_of_their_enqueue(eventually):
