@@ -400,6 +400,11 @@ def as_json(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
+def data_of(job: Job) -> tuple[str | None, ...]:
+    """The columns of ``DATA`` as text."""
+    return as_json(job.args), as_json(job.kwargs), as_json(job.options)
+
+
 def forget_places(jobs: Sequence[Job]) -> None:
     """The database has given places that this process has not read: they are loaded on first use."""
     for job in jobs:

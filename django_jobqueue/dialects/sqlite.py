@@ -13,7 +13,7 @@ from django.db.models.lookups import GreaterThan
 
 from ..models import Job, Limit
 from ..models.limit import USED
-from .base import CLAIMED, ENQUEUED, NOT_PAUSED, ZEROS, Dialect, as_json, forget_places, of_task
+from .base import CLAIMED, ENQUEUED, NOT_PAUSED, ZEROS, Dialect, data_of, forget_places, of_task
 from .records import ANY, Filter, Lane
 from .tables import JOB
 
@@ -59,7 +59,7 @@ class SQLite(Dialect):
         enqueued_at, run_after, *others = of_task(job)
         adapt = self.connection.ops.adapt_datetimefield_value
         times = [adapt(enqueued_at), adapt(run_after)]
-        return [job.id, *times, *others, as_json(job.args), as_json(job.kwargs), as_json(job.options)]
+        return [job.id, *times, *others, *data_of(job)]
 
     def lock_limits(self, names: Sequence[str]) -> dict[str, bool]:
         rows = Limit.objects.using(self.using).filter(pk__in=names)

@@ -207,14 +207,10 @@ class Notifier:
 
     def _send(self) -> bool:
         with self._line:  # before the news are taken: what ``forget`` has missed would reach a database that is going
+            self._settle()
             with self._changed:
-                posted, self._posted = self._posted, None
                 news, self._news = self._news, None
             try:
-                if posted is not None and not (self._sender and self._works(self._sender.settle)):
-                    if news is not None:
-                        posted.add(news.lanes)
-                    news = posted
                 if news is not None:
                     self._send_over_line(news)
             except Exception as error:
@@ -226,6 +222,13 @@ class Notifier:
                 return False
         self._failing = False
         return True
+
+    def _settle(self) -> None:
+        """What was posted has arrived, or is to be sent again."""
+        with self._changed:
+            posted, self._posted = self._posted, None
+        if posted is not None and not (self._sender and self._works(self._sender.settle)):
+            self.put(posted.lanes)
 
     def _send_over_line(self, news: News) -> None:
         if self._sender and self._works(partial(self._sender.send, news.lanes)):

@@ -12,7 +12,18 @@ from typing import Any
 from django.db import connections, transaction
 
 from ...models import Job, UniqueKey
-from ..base import CLAIMED, DATA, ENQUEUED, ZEROS, Dialect, as_json, forget_places, of_task
+from ..base import (
+    CLAIMED,
+    COLUMNS_OF_TASK,
+    DATA,
+    ENQUEUED,
+    ZEROS,
+    Dialect,
+    as_json,
+    data_of,
+    forget_places,
+    of_task,
+)
 from ..records import ANY, Ending, Filter, Lane, Success, as_document
 from ..tables import ATTEMPT, JOB, QUEUE, UNIQUE_KEY
 from .limits import PostgreSQLLimits
@@ -26,8 +37,8 @@ COPIED = ["id", *ZEROS, *ENQUEUED]
 # What is alike for all jobs of a task, which is most of the row: to write these values into each statement anew would
 # take psycopg a fifteenth of an enqueue.
 ALIKE = ["priority", "max_attempts", "status", "queue_name", "backend", "task_path", "waiting_for", "followed"]
-EACH = [name for name in ENQUEUED if name not in ALIKE]
-alike_of, each_of = attrgetter(*ALIKE), attrgetter(*EACH[: -len(DATA)])
+EACH = [name for name in COLUMNS_OF_TASK if name not in ALIKE]
+alike_of, each_of = attrgetter(*ALIKE), attrgetter(*EACH)
 # The sequence is looked up once, not for each number; OFFSET 0 keeps the planner from moving the look-up.
 RESERVE = """
 SELECT string_agg(nextval(ids.name)::text, ',')
@@ -95,8 +106,8 @@ def insert_statement(using: str, scheduled: bool, alike: tuple[Any, ...]) -> str
     """
     ops: Any = connections[using].ops
     known = ops.compose_sql(", ".join(["%s"] * len(alike)), alike).replace("%", "%%")
-    columns = ["place"] * scheduled + ZEROS + ALIKE + EACH
-    values = ["NULL"] * scheduled + ["0"] * len(ZEROS) + [known] + ["%s"] * len(EACH)
+    columns = ["place"] * scheduled + ZEROS + ALIKE + EACH + DATA
+    values = ["NULL"] * scheduled + ["0"] * len(ZEROS) + [known] + ["%s"] * len(EACH + DATA)
     return f"INSERT INTO {JOB} ({', '.join(columns)}) VALUES ({', '.join(values)}) RETURNING id, place"
 
 
@@ -237,7 +248,7 @@ class PostgreSQL(PostgreSQLLimits, Dialect):
     def _insert(self, job: Job) -> None:
         sql = insert_statement(self.using, job.place is None, alike_of(job))
         with self.connection.cursor() as cursor:
-            cursor.execute(sql, [*each_of(job), as_json(job.args), as_json(job.kwargs), as_json(job.options)])
+            cursor.execute(sql, [*each_of(job), *data_of(job)])
             job.id, job.place = cursor.fetchone()
 
     def _copy_all(self, jobs: list[Job]) -> None:
