@@ -35,11 +35,21 @@ class Desk:
         """Is the lease sure to hold? False after a stall: the heartbeat must first learn what has become of it."""
         return time.monotonic() < self.believed_until
 
+    def is_ours(self, run: Run) -> bool | None:
+        """May the run start? None while the lease is in doubt: the heartbeat will know."""
+        if run.stop_reason == "lost":
+            return False
+        if not self.believed:
+            return None
+        # A claim may come back while its number is being given up, too late for those who look for what is lost: that
+        # nobody has marked it is not enough. The new number is there before it is believed.
+        return run.worker_id == self.id
+
     def may_start(self, run: Run) -> bool:
-        """Is the run still ours? Waits for the heartbeat when the lease is in doubt."""
-        while not self.believed and run.stop_reason != "lost" and not self.at_once.wait(0.05):
+        """``is_ours``, but waits for the heartbeat; in vain if everything is to end at once."""
+        while (ours := self.is_ours(run)) is None and not self.at_once.wait(0.05):
             pass
-        return run.stop_reason != "lost"
+        return ours is True
 
     @property
     def idle(self) -> bool:

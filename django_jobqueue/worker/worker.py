@@ -259,10 +259,10 @@ class Worker:
 
     def _is_lost(self, run: Run) -> bool | None:
         """None: not known yet."""
-        if run.stop_reason == "lost":
+        ours = self.desk.is_ours(run)
+        if ours is False:
             self.desk.let_go(run)
-            return True
-        return False if self.desk.believed else None
+        return None if ours is None else not ours
 
     def _ended(self, run: Run) -> None:
         self.completer.put(run)

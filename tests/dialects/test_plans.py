@@ -397,9 +397,8 @@ def test_g14_every_statement_of_control_finds_its_index(full_table, explained):
         assert control.count(change, mine, limit=1500) >= 500
         assert control.examples(change, mine, limit=3)
     pause(key="tenant-7")
-    Job.objects.filter(pk__in=list(Job.objects.scheduled().values_list("pk", flat=True)[:100])).update(
-        run_after=Pause.objects.get().held_until
-    )
+    soonest = Job.objects.scheduled().order_by("run_after").values_list("pk", flat=True)[:100]
+    Job.objects.filter(pk__in=list(soonest)).update(run_after=Pause.objects.get().held_until)
     resume(key="tenant-7")
     assert return_held("default") == 0
     pause(task="tests.tasks.other")

@@ -115,10 +115,12 @@ def wait_for_exit(process: subprocess.Popen, within: float = 15.0) -> int:
 
 
 @contextmanager
-def stopped(process: subprocess.Popen) -> Iterator[None]:
-    """The process, held as if its machine had stalled; but not with SQLite's one lock in its hand."""
+def stopped(process: subprocess.Popen, when: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """The process, held as if its machine had stalled; but not with SQLite's one lock in its hand, and in a moment
+    of which ``when`` holds.
+    """
     halt(process)
-    while not can_write():
+    while not (can_write() and when()):
         process.send_signal(signal.SIGCONT)
         time.sleep(0.005)
         halt(process)

@@ -89,6 +89,19 @@ async def wait_async():
     return "waited"
 
 
+NUMBERS: list[int] = []
+
+
+@task(takes_context=True)
+def note_worker(context):
+    NUMBERS.append(context.job.worker_id)
+
+
+@task(takes_context=True)
+async def async_note_worker(context):
+    NUMBERS.append(context.job.worker_id)
+
+
 RUNNING: list[int] = []
 MOST: list[int] = []
 
@@ -468,6 +481,30 @@ def test_g4_jobs_that_were_claimed_while_the_lease_was_lost_go_back_at_no_cost(m
     assert claimed and worker.id not in claimed
     assert [attempt.worker_id for attempt in attempts(job)] == [worker.id]
     assert (fresh(job).tries, fresh(job).losses) == (1, 0)
+
+
+@pytest.mark.parametrize("task", [note_worker, async_note_worker], ids=["sync", "async"])
+def test_g3_jobs_that_come_back_from_a_claim_after_its_number_was_given_up_do_not_start(
+    short_lease, monkeypatch, eventually, task
+):
+    """Between the look at the number and the dispatch: nobody has marked them as lost, for nobody had them."""
+    claimed = []
+    NUMBERS.clear()
+
+    def dispatch(jobs):
+        if not claimed:
+            claimed.append(worker.id)
+            WorkerRow.objects.filter(pk=worker.id).update(status="LOST")
+            worker._start_over()
+        real(jobs)
+
+    with working() as worker:
+        real = worker.claimer._dispatch
+        monkeypatch.setattr(worker.claimer, "_dispatch", dispatch)
+        job = enqueue(task)
+        eventually(lambda: fresh(job).is_finished)
+    assert claimed and claimed[0] not in NUMBERS and len(NUMBERS) == 1
+    assert outcomes(job) == ["lost", "succeeded"]
 
 
 # -- signals --------------------------------------------------------------------------------------
