@@ -49,10 +49,10 @@ class Stage:
         self.peer, self.about, self.limit = entrant.peer, entrant.about, entrant.options.limit
         self.env = {"BENCHMARK_URL": database.url}
 
-    def one_by_one(self, task: str, jobs: int, writers: int = 1, **env: str) -> float:
+    def one_by_one(self, task: str, jobs: int, writers: int = 1) -> float:
         """Enqueue, each job in a transaction of its own; jobs per second."""
         each = jobs // writers
-        seconds = adapters.enqueue(self.peer, "one", task, [each] * writers, {**self.env, **env})
+        seconds = adapters.enqueue(self.peer, "one", task, [each] * writers, self.env)
         return (each - 1) * writers / seconds  # the first of each writer is not in the time
 
     def bulk(self, task: str, jobs: int, **env: str) -> float:

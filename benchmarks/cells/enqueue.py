@@ -8,14 +8,10 @@ WRITERS = 8
 
 class Enqueue(Cell):
     name = "enqueue"
-    sentence = (
-        "enqueues per second over an open connection: each in a transaction of its own, the same where Django prepares "
-        "statements, and 1000 a call"
-    )
+    sentence = "enqueues per second over an open connection: each in a transaction of its own, and 1000 a call"
     is_quick = True
     columns = (
         Column("one by one/s", chart="Enqueues per second, one by one"),
-        Column("prepared/s"),
         Column("bulk/s", chart="Enqueues per second, 1000 a call"),
     )
 
@@ -24,11 +20,9 @@ class Enqueue(Cell):
         singles = max(jobs // 5, 100)
         with entrant.stage() as stage:
             found = {"one by one/s": stage.one_by_one("noop", singles)}
-            if prepares := entrant.about["django"] and stage.database.kind == "postgresql":
-                found["prepared/s"] = stage.one_by_one("noop", singles, BENCHMARK_PREPARED="1")
             if entrant.about["bulk"]:
                 found["bulk/s"] = stage.bulk("noop", jobs)
-            stage.expect("waiting", singles * (1 + prepares) + jobs * entrant.about["bulk"])
+            stage.expect("waiting", singles + jobs * entrant.about["bulk"])
         return found
 
 

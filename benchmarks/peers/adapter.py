@@ -103,7 +103,6 @@ def about(peer):
         "databases": peer.DATABASES,
         "tasks": list(peer.TASKS),
         "share": getattr(peer, "SHARE", 1),
-        "django": "django.db" in sys.modules,
         "bulk": hasattr(peer, "bulk"),
         "fill": hasattr(peer, "fill"),
         "starts_processes": getattr(peer, "STARTS_PROCESSES", False),

@@ -13,8 +13,6 @@ SLOTS = int(os.environ.get("BENCHMARK_SLOTS", "0"))
 #: How many layers of which kind are around each job of ours, ``5 Passing`` say, or ``limits``: those that limit, and
 #: the tasks that have limits; empty: only the default ones.
 LAYERS = os.environ.get("BENCHMARK_LAYERS", "")
-#: Do Django's connections to PostgreSQL bind values on the server, and prepare what comes often?
-PREPARED = bool(os.environ.get("BENCHMARK_PREPARED"))
 CHUNK = 1000  # jobs of one bulk call
 BURN = 0.005  # seconds of CPU time
 SLEEP = 0.1
@@ -67,7 +65,6 @@ def database():
         "ENGINE": f"django.db.backends.{url.scheme}",
         "NAME": url.path[1:],
         "CONN_MAX_AGE": None,
-        "OPTIONS": {"server_side_binding": True, "prepare_threshold": 5} if PREPARED else {},
         **{key: value for key, value in where.items() if value},
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
@@ -109,6 +109,14 @@ class Dialect(Limits):
             else:
                 for job in jobs:
                     job.save(using=self.using, force_insert=True)
+
+    def insert_telling(self, job: Job, lane: Lane, takes_turn: Callable[[str], bool]) -> bool:
+        """``insert`` for one job of this lane; does its commit wake the workers, or are they still to be told?
+
+        ``takes_turn``, with the database's alias, says whether it may.
+        """
+        self.insert([job])
+        return False
 
     def lock_keys(self, keys: Sequence[str]) -> list[UniqueKey]:
         """The rows of the unique keys, locked in the order given; a new one is no job's yet.

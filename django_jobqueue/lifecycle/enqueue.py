@@ -19,6 +19,8 @@ def enqueue(jobs: list[Job], using: str, *, may_have_keys: bool = True) -> list[
             put_under_key(job)
     if may_have_keys and (keyed := [job for job in jobs if job.unique_task is not None]):
         changed = unique.save(jobs, keyed, using)
+    elif len(jobs) == 1 and (lane := notify.lane_to_tell(jobs[0])):
+        changed = [] if get_dialect(using).insert_telling(jobs[0], lane, notify.takes_turn) else jobs
     else:
         changed = jobs
         if jobs:

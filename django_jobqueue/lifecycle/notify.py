@@ -6,6 +6,9 @@ what this process commits while one notification is on its way. One that comes a
 and waits for no answer: the thread would have to wait for the interpreter's lock first, which may take milliseconds in
 a process that goes on working.
 
+Who enqueues a job now and then, and in no transaction, needs neither: its INSERT says it, where no other one does
+so at that very moment.
+
 All of it is a hint: if it is lost, with its process or its connection, the workers find the jobs a few seconds later.
 """
 
@@ -61,6 +64,18 @@ def enqueued(jobs: Iterable[Job], using: str) -> None:
         look(using)
     elif lanes:
         ready([Lane(*lane) for lane in lanes], using)
+
+
+def lane_to_tell(job: Job) -> Lane | None:
+    """The lane that the INSERT of this unsaved job could tell of; None if there will be nothing to tell, or more."""
+    if job.status != Job.Status.READY or job.place is None:
+        return None
+    return Lane(job.queue_name, job.priority)
+
+
+def takes_turn(using: str) -> bool:
+    """May a statement of the caller's tell the workers of a lane now? True is an announcement that it will."""
+    return _notifiers[using].takes_turn()
 
 
 def ready(lanes: Collection[Lane], using: str) -> None:
@@ -138,7 +153,7 @@ class Notifier:
         self._thread: threading.Thread | None = None
         self._ending = self._failing = False
         self._sender: Sender | None = None
-        self._sent_at, self._credit = 0.0, BURST
+        self._sent_at, self._credit, self._free_at = 0.0, BURST, 0.0
         self._line = threading.Lock()  # around all use of the sender
 
     def put(self, lanes: Collection[Lane]) -> None:
@@ -156,6 +171,15 @@ class Notifier:
             if self._thread is None:
                 self._thread = start_thread(self._serve, "jobqueue-notifier")
             self._changed.notify_all()
+
+    def takes_turn(self) -> bool:
+        """Is it long enough since the last notification, and none under way? Then this is the time of the next one."""
+        with self._changed:
+            is_free = self._at_rest or self._thread is None or self._failing  # there it may take long
+            if not is_free or (now := time.monotonic()) < self._free_at:
+                return False
+            self._free_at = now + self._pause()
+            return True
 
     def _post(self, sender: Sender, news: News) -> None:
         """For the caller, with the lock on what has changed."""

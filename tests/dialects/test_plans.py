@@ -150,7 +150,11 @@ def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
     jobs = dialect.claim([DEFAULT], 100, worker.pk, TOKEN)
     jobs += dialect.claim([DEFAULT], 100, worker.pk, TOKEN, floors=[jobs[-1].place])
     assert len(jobs) == 200
+    mail = Lane("mail", 5)
+    Job.objects.filter(pk__in=[job.pk for job in jobs[:20]]).update(status="READY", queue_name="mail", priority=5)
+    assert len(dialect.claim([mail, DEFAULT], 30, worker.pk, TOKEN, floors=[0, jobs[-1].place])) == 30
     dialect.claim([DEFAULT], 1, worker.pk, TOKEN, isolated=True)
+    dialect.claim([DEFAULT, mail], 1, worker.pk, TOKEN, isolated=True)
     held_by(worker.pk, "default")
     Job.objects.filter(pk=jobs[0].pk).update(cancel_requested_at=Now())
     assert cancel_requests(worker.pk, "default") == [jobs[0].pk]

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -26,6 +27,7 @@ from django_jobqueue.dialects.channel import (
     decode,
     encode,
 )
+from django_jobqueue.dialects.postgresql import enqueue
 from django_jobqueue.lifecycle import cancel, notify, pause, resume, retry, run_now
 from django_jobqueue.models import Job
 
@@ -58,6 +60,12 @@ def fresh_notifier():
 def hear(ear: Listener, within: float = 5.0) -> list[News]:
     """The next news, and what comes with them."""
     return ear.wait(within)
+
+
+def commit(task=noop) -> None:
+    """Enqueue in a transaction, so that the workers are told of it after the commit."""
+    with transaction.atomic():
+        task.enqueue()
 
 
 def silence(ear: Listener) -> bool:
@@ -197,11 +205,70 @@ def test_enqueuing_works_where_the_caller_commits_by_hand(queue_db):
     assert Job.objects.count() == 1
 
 
+# -- by the INSERT itself ---------------------------------------------------------------------------
+
+
+def test_a_single_enqueue_needs_no_thread_and_no_connection_to_be_told_of(ear):
+    for number in range(3):
+        noop.using(queue_name="mail", priority=number).enqueue()
+        assert hear(ear) == [News(frozenset({Lane("mail", number)}))]
+        time.sleep(notify.PAUSE)
+    assert not notifier_threads()
+
+
+def test_those_that_follow_close_upon_it_are_told_of_together(ear, monkeypatch):
+    monkeypatch.setattr(notify, "PAUSE", 0.3)
+    noop.enqueue()
+    assert hear(ear) == [News(frozenset({DEFAULT}))]
+    noop.using(queue_name="mail", priority=5).enqueue()
+    assert hear(ear) == [News(frozenset({MAIL}))], "by the thread, which opens its connection for that"
+    noop.enqueue()
+    noop.using(queue_name="mail", priority=5).enqueue()
+    assert hear(ear) == [News(frozenset({DEFAULT, MAIL}))]
+
+
+def test_no_commit_waits_for_another_that_tells(ear):
+    """Only one at a time may do so, and who is not the first does not wait to be the next."""
+    with closing(connect("default")) as other:  # in a transaction, until it is closed
+        other.execute(f"SELECT pg_advisory_xact_lock({enqueue.TELLING})")
+        noop.enqueue()
+        assert Job.objects.count() == 1
+        assert hear(ear) == [News(frozenset({DEFAULT}))]
+    assert notifier_threads(), "it was told of after the commit"
+
+
+def test_g1_where_notifications_are_refused_the_job_is_saved_all_the_same(ear, monkeypatch, eventually):
+    """Their queue may be full: a listener that hangs in a transaction holds all of them back."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE OR REPLACE FUNCTION pg_temp.refuse(text, text) RETURNS void LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = '54000'; END $$"
+        )
+    telling = enqueue.INSERT_TELLING.replace("pg_notify(", "pg_temp.refuse(")
+    monkeypatch.setattr(enqueue, "INSERT_TELLING", telling)
+    for _ in range(10):
+        noop.enqueue()
+        time.sleep(notify.PAUSE)
+    assert Job.objects.count() == 10
+    assert hear(ear)[0] == News(frozenset({DEFAULT})), "by the notifier"
+
+
+@pytest.mark.parametrize("when", [{"run_after": timedelta(hours=1)}, {"after": [1]}], ids=["scheduled", "waiting"])
+def test_g1_what_is_not_in_line_is_not_told_of(ear, when):
+    first = steps.enqueue(noop)
+    assert hear(ear)
+    time.sleep(notify.PAUSE)
+    if "after" in when:
+        when = {"after": [first.pk]}
+    noop.using(**when).enqueue()
+    assert silence(ear)
+
+
 # -- what it costs --------------------------------------------------------------------------------
 
 
 def test_a_database_without_a_channel_has_no_thread(queue_db):
-    noop.enqueue()
+    commit()
     assert bool(notifier_threads()) == (connection.vendor in SENDERS)
 
 
@@ -219,7 +286,7 @@ def test_a_refused_connection_costs_the_caller_nothing_and_is_said_once(ear, mon
     monkeypatch.setitem(SENDERS, "postgresql", Refused)
     monkeypatch.setattr(notify, "RETRY", (0.05, 0.05))
     for _ in range(200):
-        noop.enqueue()
+        commit()
     eventually(lambda: len(TRIES) >= 3)
     assert Job.objects.count() == 200
     assert [record.levelno for record in caplog.records].count(logging.WARNING) == 1
@@ -228,26 +295,34 @@ def test_a_refused_connection_costs_the_caller_nothing_and_is_said_once(ear, mon
     assert hear(ear) == [News(frozenset({DEFAULT}))], "what could not be said is said as soon as it can be"
 
 
+def test_an_enqueue_tells_of_itself_while_the_notifier_has_no_connection(ear, monkeypatch, eventually):
+    monkeypatch.setitem(SENDERS, "postgresql", Refused)
+    commit()
+    eventually(lambda: notify._notifiers["default"]._failing)
+    noop.using(queue_name="mail", priority=5).enqueue()
+    assert hear(ear) == [News(frozenset({MAIL}))]
+
+
 def test_the_caller_sends_it_himself_where_the_connection_is_there(ear, eventually):
     """In a process that goes on working the thread may wait for the interpreter for long."""
-    noop.enqueue()
+    commit()
     assert hear(ear)
     notifier = notify._notifiers["default"]
     eventually(lambda: notifier._at_rest)
     with notifier._line:  # so that the thread can do nothing
-        noop.using(queue_name="mail", priority=5).enqueue()
+        commit(noop.using(queue_name="mail", priority=5))
         assert hear(ear) == [News(frozenset({MAIL}))]
-        noop.enqueue()
+        commit()
         assert silence(ear), "one at a time"
     assert hear(ear) == [News(frozenset({DEFAULT}))]
 
 
 def test_what_the_database_refuses_is_sent_again(ear, monkeypatch, caplog, eventually):
-    noop.enqueue()
+    commit()
     assert hear(ear)
     eventually(lambda: notify._notifiers["default"]._at_rest)
     monkeypatch.setattr(channel, "CHANNEL", "no-name")
-    noop.using(queue_name="mail", priority=5).enqueue()
+    commit(noop.using(queue_name="mail", priority=5))
     eventually(lambda: "syntax error" in caplog.text)
     monkeypatch.undo()
     assert hear(ear) == [News(frozenset({MAIL}))]
@@ -260,7 +335,7 @@ def test_many_callers_at_once_lose_nothing(ear, eventually):
 
     def enqueue(some):
         for lane in some:
-            noop.using(queue_name=lane.queue_name).enqueue()
+            commit(noop.using(queue_name=lane.queue_name))
             time.sleep(random.uniform(0, 0.01))  # so that some find the connection free, and some do not
         connection.close()
 
@@ -279,7 +354,7 @@ def test_many_callers_at_once_lose_nothing(ear, eventually):
 
 
 def test_a_connection_that_died_is_replaced_at_once(ear, caplog):
-    noop.enqueue()
+    commit()
     assert hear(ear)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -288,18 +363,18 @@ def test_a_connection_that_died_is_replaced_at_once(ear, caplog):
             ["NOTIFY %"],
         )
         assert cursor.fetchall() == [(True,)]
-    noop.enqueue()
+    commit()
     assert hear(ear)
     assert not caplog.records
 
 
 def test_thread_and_connection_end_when_there_is_nothing_to_say(ear, monkeypatch, eventually):
     monkeypatch.setattr(notify, "IDLE", 0.1)
-    noop.enqueue()
+    commit()
     assert hear(ear)
     eventually(lambda: not notifier_threads())
     eventually(lambda: not senders_at_the_server())
-    noop.enqueue()
+    commit()
     assert hear(ear), "and they start again"
 
 
@@ -315,7 +390,7 @@ def senders_at_the_server() -> int:
 
 def test_who_creates_or_drops_a_database_meets_no_connection_of_ours(ear, eventually):
     """As Django's test runner does at its end."""
-    noop.enqueue()
+    commit()
     assert hear(ear)
     assert senders_at_the_server() == 1
     with connection.creation._nodb_cursor():
@@ -329,9 +404,9 @@ def test_a_process_without_a_thread_to_spare_notifies_when_it_has_one_again(ear,
             raise RuntimeError("can't start new thread")
 
         patch.setattr(threading.Thread, "start", refuse)
-        noop.enqueue()
+        commit()
     assert silence(ear)
-    noop.using(queue_name="mail", priority=5).enqueue()
+    commit(noop.using(queue_name="mail", priority=5))
     assert hear(ear) == [News(frozenset({DEFAULT, MAIL}))]
 
 
@@ -357,16 +432,17 @@ def test_a_short_command_wakes_the_workers_before_it_ends(ear, spawn):
 FORK = """
 import os, time
 from django.db import connections
+from tests.lifecycle.test_notify import commit
 from tests.tasks import noop
-noop.using(queue_name="parent").enqueue()
+commit(noop.using(queue_name="parent"))
 time.sleep(0.3)
 connections.close_all()
 if (child := os.fork()) == 0:
-    noop.using(queue_name="child").enqueue()
+    commit(noop.using(queue_name="child"))
     time.sleep(0.3)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-noop.using(queue_name="parent", priority=1).enqueue()
+commit(noop.using(queue_name="parent", priority=1))
 """
 
 

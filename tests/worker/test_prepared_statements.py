@@ -46,11 +46,12 @@ def prepared() -> list[str]:
         return [statement for (statement,) in cursor.fetchall() if statement.startswith(f"INSERT INTO {JOB} ")]
 
 
-def test_an_insert_is_planned_once_for_a_task():
+def test_an_insert_is_planned_once_for_all_tasks_also_in_transactions():
     for number in range(TIMES):
-        echo.enqueue(number, key="x")
-        noop.using(queue_name="50% 'mail'").enqueue()
-    assert len(prepared()) == 2
+        with transaction.atomic():
+            echo.enqueue(number, key="x")
+            noop.using(queue_name="50% 'mail'").enqueue()
+    assert len(prepared()) == 1
     assert [job.args for job in Job.objects.filter(task_path=echo.module_path).order_by("pk")] == [
         [number] for number in range(TIMES)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from django.db import DatabaseError
@@ -11,6 +12,8 @@ from ..session import Session, T
 
 #: A statement that was prepared in another session of the server, or a name for it that is taken in this one.
 NOT_PREPARED = ("26000", "42P05")
+#: With this threshold psycopg prepares only what asks for it.
+ON_REQUEST = 2**31 - 1
 
 
 class PostgreSQLSession(Session):
@@ -52,6 +55,19 @@ class PostgreSQLSession(Session):
             self._beware_of_pooler(error)
             raise
 
+    def _cursor(self, connection: Any, prepare: bool | None) -> Any:
+        """Django's cursor over this open connection, but it sends parameters beside the statement. Where queries are
+        logged it is the usual one, for the log is to have the values. ``prepare=None``: as the project's settings say.
+        """
+        if connection.queries_logged:
+            return connection.cursor()
+        connection.validate_thread_sharing()
+        raw = connection.connection
+        if prepare is None and raw.prepare_threshold == ON_REQUEST:  # which is ours
+            prepare = False
+        with connection.wrap_database_errors:
+            return connection.make_cursor(beside(connection.Database.Cursor)(raw, prepare))
+
     def _beware_of_pooler(self, error: DatabaseError) -> None:
         """Does the error tell that there is one in between after all?"""
         if sqlstate(error) in NOT_PREPARED:
@@ -78,7 +94,22 @@ class PostgreSQLSession(Session):
             "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_sort = off; SET jit = off; "
             f"SET idle_in_transaction_session_timeout = '{self.idle_in_transaction}s'"
         )
-        raw.prepare_threshold = 2**31 - 1  # only what asks for it
+        raw.prepare_threshold = ON_REQUEST
+
+
+@cache
+def beside(cursor: Any) -> Any:
+    """The driver's cursor, which knows whether to prepare its statements."""
+
+    class Beside(cursor):  # type: ignore[misc]
+        def __init__(self, connection: Any, prepare: bool | None) -> None:
+            super().__init__(connection)
+            self.prepare = prepare
+
+        def execute(self, query: str, params: Any = None) -> Any:
+            return super().execute(query, params, prepare=self.prepare)
+
+    return Beside
 
 
 def sqlstate(error: Exception) -> str:
