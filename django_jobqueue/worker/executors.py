@@ -131,9 +131,9 @@ class EventLoop:
     """One event loop in a thread of its own, for up to ``slots`` async jobs at once. It starts with its first job."""
 
     def __init__(
-        self, slots: int, execution: Execution, done: Done, is_lost: Callable[[Run], bool | None] = lambda run: False
+        self, slots: int, execution: Execution, done: Done, is_ours: Callable[[Run], bool | None] = lambda run: True
     ) -> None:
-        self.slots, self.execution, self.done, self.is_lost = slots, execution, done, is_lost
+        self.slots, self.execution, self.done, self.is_ours = slots, execution, done, is_ours
         self.running: dict[int, Run] = {}  # by run: the next attempt of a job may come before the last one has left
         self._waiting: deque[Work] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -210,12 +210,12 @@ class EventLoop:
         with self._lock:
             if not self._waiting:
                 return False
-            lost = self.is_lost(self._waiting[0][0])
-            if lost is None:
+            ours = self.is_ours(self._waiting[0][0])
+            if ours is None:
                 asyncio.get_running_loop().call_later(0.05, self._fill)
                 return False
             run, task = self._waiting.popleft()
-        if not lost:
+        if ours:
             self._moved = time.monotonic()
             self.running[id(run)] = run
             running = make_task(self._run(run, task), asyncio.get_running_loop(), self._context.copy())

@@ -92,7 +92,7 @@ class Worker:
             lifespan=lambda: Lifespan(project_layers(), "thread_lifespan", self),
             fault=self._break_down,
         )
-        self.loop = EventLoop(async_slots, execution, self._ended, self._is_lost)
+        self.loop = EventLoop(async_slots, execution, self._ended, self._is_ours)
         self.paces = {False: Pace(self.threads), True: Pace(self.loop)}
         self.completer = Completer(
             self.using,
@@ -257,12 +257,12 @@ class Worker:
         self.desk.let_go(run)
         return False
 
-    def _is_lost(self, run: Run) -> bool | None:
+    def _is_ours(self, run: Run) -> bool | None:
         """None: not known yet."""
         ours = self.desk.is_ours(run)
         if ours is False:
             self.desk.let_go(run)
-        return None if ours is None else not ours
+        return ours
 
     def _ended(self, run: Run) -> None:
         self.completer.put(run)

@@ -55,6 +55,13 @@ def analyse() -> None:
             cursor.execute(f"ANALYZE {table}")
 
 
+def prepared(beginning: str = "") -> list[str]:
+    """The statements that begin so whose plans PostgreSQL keeps for this connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        return [statement for (statement,) in cursor.fetchall() if statement.startswith(beginning)]
+
+
 def _postgresql(cursor, sql: str, params) -> str:
     cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
     [[plan]] = cursor.fetchall()

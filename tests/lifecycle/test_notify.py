@@ -237,7 +237,7 @@ def test_no_commit_waits_for_another_that_tells(ear):
     assert notifier_threads(), "it was told of after the commit"
 
 
-def test_g1_where_notifications_are_refused_the_job_is_saved_all_the_same(ear, monkeypatch, eventually):
+def test_g1_where_notifications_are_refused_the_job_is_saved_all_the_same(ear, monkeypatch):
     """Their queue may be full: a listener that hangs in a transaction holds all of them back."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -245,6 +245,7 @@ def test_g1_where_notifications_are_refused_the_job_is_saved_all_the_same(ear, m
             "$$ BEGIN RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = '54000'; END $$"
         )
     telling = enqueue.INSERT_TELLING.replace("pg_notify(", "pg_temp.refuse(")
+    assert telling != enqueue.INSERT_TELLING
     monkeypatch.setattr(enqueue, "INSERT_TELLING", telling)
     for _ in range(10):
         noop.enqueue()
@@ -253,14 +254,18 @@ def test_g1_where_notifications_are_refused_the_job_is_saved_all_the_same(ear, m
     assert hear(ear)[0] == News(frozenset({DEFAULT})), "by the notifier"
 
 
-@pytest.mark.parametrize("when", [{"run_after": timedelta(hours=1)}, {"after": [1]}], ids=["scheduled", "waiting"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param(lambda first: {"run_after": timedelta(hours=1)}, id="scheduled"),
+        pytest.param(lambda first: {"after": [first.pk]}, id="waiting"),
+    ],
+)
 def test_g1_what_is_not_in_line_is_not_told_of(ear, when):
     first = steps.enqueue(noop)
     assert hear(ear)
     time.sleep(notify.PAUSE)
-    if "after" in when:
-        when = {"after": [first.pk]}
-    noop.using(**when).enqueue()
+    noop.using(**when(first)).enqueue()
     assert silence(ear)
 
 

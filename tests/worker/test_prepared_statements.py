@@ -10,10 +10,10 @@ from django_jobqueue.middleware.concurrency import Concurrency
 from django_jobqueue.middleware.rate_limit import RateLimit
 from django_jobqueue.models import Job, Limit
 
+from ..admin.plans import prepared
 from ..tasks import add, echo, noop
 from .workers import drain
 
-JOB = Job._meta.db_table
 TIMES = 6
 
 
@@ -39,19 +39,12 @@ def prepares(queue_db, monkeypatch):
     connection.close()
 
 
-def prepared() -> list[str]:
-    """The statements that the server keeps for this connection: those that add jobs."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT statement FROM pg_prepared_statements")
-        return [statement for (statement,) in cursor.fetchall() if statement.startswith(f"INSERT INTO {JOB} ")]
-
-
 def test_an_insert_is_planned_once_for_all_tasks_also_in_transactions():
     for number in range(TIMES):
         with transaction.atomic():
             echo.enqueue(number, key="x")
             noop.using(queue_name="50% 'mail'").enqueue()
-    assert len(prepared()) == 1
+    assert len(prepared(f"INSERT INTO {Job._meta.db_table} ")) == 1
     assert [job.args for job in Job.objects.filter(task_path=echo.module_path).order_by("pk")] == [
         [number] for number in range(TIMES)
     ]

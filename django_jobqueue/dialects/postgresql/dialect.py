@@ -7,10 +7,7 @@ from functools import lru_cache
 from operator import attrgetter
 
 from ...models import Job, UniqueKey
-from ..base import (
-    CLAIMED,
-    Dialect,
-)
+from ..base import CLAIMED, Dialect
 from ..records import ANY, Ending, Filter, Lane, Success, as_document
 from ..tables import ATTEMPT, JOB, QUEUE, UNIQUE_KEY
 from .enqueue import PostgreSQLEnqueue
