@@ -184,10 +184,11 @@ class EventLoop:
                 # A job left something behind that tried to end the process. The other jobs go on.
                 logger.exception("The event loop was left by an exception; it goes on.")
         # Jobs that were interrupted still hold on to it: they have been written off, and get a moment to let go.
-        for task in self._tasks:
+        left = list(self._tasks)  # one may be gone from there before the wait for it has begun
+        for task in left:
             task.cancel()
-        if self._tasks:
-            loop.run_until_complete(asyncio.wait(self._tasks, timeout=1.0))
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
         loop.close()
 
     def _fill(self) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.once
 
 NEXT: list = []
 GATE = threading.Event()
+LOOP: SimpleQueue = SimpleQueue()
 
 
 @task
@@ -249,3 +250,18 @@ def test_an_event_loop_knows_for_how_long_its_jobs_have_waited(pool, eventually)
     one.submit(await_gate, 2)
     one.executor._moved -= 10
     assert one.executor.stuck_for() > 9
+
+
+@task
+async def end_the_loop():
+    LOOP.get().close()
+    await asyncio.sleep(0)  # so that it stops right after this has ended, before it hears of that
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_event_loop_ends_in_peace_with_a_job_that_ends_in_that_moment(eventually):
+    one = Pool(EventLoop, 1)  # it closes itself
+    LOOP.put(one.executor)
+    one.submit(end_the_loop)
+    assert one.result().outcome.state == "succeeded"
+    eventually(one.executor._loop.is_closed)
