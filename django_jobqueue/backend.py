@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -20,28 +19,23 @@ from django.utils.module_loading import import_string
 
 from .arguments import call_as_json, normalise_call
 from .compat import (
-    LOG_RECEIVERS,
-    TASKS_LOGGER,
     AnyResult,
     AnyTask,
     BaseTaskBackend,
     InvalidTask,
     TaskResultDoesNotExist,
-    task_enqueued,
 )
 from .conf import Options, problems_of
 from .keys import slots_of
 from .middleware.chain import enqueue_through, hook, project_layers
 from .options import checked_names
 from .registry import copy_of, effective, resolve
+from .signals import ENQUEUED
 from .task import Call, JobTask, Step
 
 if TYPE_CHECKING:
     from .models import Job
 
-logger = logging.getLogger(__name__)
-
-_TASK_LOG = logging.getLogger(TASKS_LOGGER)
 MAX_ID = 2**63 - 1
 #: Tasks that a backend remembers as checked; ``using()`` makes new ones without end.
 KNOWN_TASKS = 500
@@ -133,10 +127,10 @@ class JobQueueBackend(BaseTaskBackend):
 
     def _results_of(self, calls: Sequence[Call], jobs: Sequence[Job]) -> Sequence[AnyResult]:
         results: Sequence[AnyResult] = self._results.Results(self._enqueued, [call.task for call in calls], jobs)
-        if is_heard(task_enqueued, logging.DEBUG):
+        if ENQUEUED.is_heard():
             for job, result in zip(jobs, results, strict=True):
                 if result.id and not job.was_there:
-                    announce(task_enqueued, type(self), result)
+                    ENQUEUED.send(type(self), result)
         return results
 
     def _jobs(self, calls: Sequence[Call]) -> tuple[list[Job], Collection[Mapping[str, Any]]]:
@@ -365,26 +359,3 @@ def check_findable(task: AnyTask) -> None:
             f"{task.module_path} is not the name under which this task can be found: a worker looks for a task "
             f"at that path. Apply @task where the function is defined, and keep the function's name."
         )
-
-
-def is_heard(signal: Any, level: int = logging.INFO) -> bool:
-    """Does anybody listen to this signal of django.tasks, or does Django's own receiver write its line, at that level?
-
-    Asked before a result is made only to be announced: for a short job that costs as much as running it.
-    """
-    if _TASK_LOG.isEnabledFor(level):
-        return True
-    for key, *_ in signal.receivers:  # noqa: SIM110 (any() takes twice the time, and this is asked for each job)
-        if key[0] not in LOG_RECEIVERS:
-            return True
-    return False
-
-
-def announce(signal: Any, sender: type, result: AnyResult) -> None:
-    """Send a signal of django.tasks. What a receiver raises is logged: the job is stored, and that stays true."""
-    try:
-        for receiver, answer in signal.send_robust(sender=sender, task_result=result):
-            if isinstance(answer, Exception):
-                logger.error("%r raised for job #%s", receiver, result.id, exc_info=answer)
-    except BaseException:  # send_robust lets SystemExit and its like through
-        logger.exception("A receiver tried to end the process for job #%s", result.id)

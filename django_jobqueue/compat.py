@@ -74,14 +74,10 @@ if TYPE_CHECKING:
 else:
     AnyTask, AnyResult = Task, TaskResult
 
-#: The framework's own receivers, by the ids that signals know them by; all they do is to write to its log.
-LOG_RECEIVERS = frozenset(map(id, (log_task_enqueued, log_task_started, log_task_finished)))
-
 __all__ = [
     "DEFAULT_TASK_BACKEND_ALIAS",
     "DEFAULT_TASK_PRIORITY",
     "DEFAULT_TASK_QUEUE_NAME",
-    "LOG_RECEIVERS",
     "TASKS_LOGGER",
     "AnyResult",
     "AnyTask",
@@ -95,6 +91,9 @@ __all__ = [
     "TaskResultMismatch",
     "TaskResultStatus",
     "checks",
+    "log_task_enqueued",
+    "log_task_finished",
+    "log_task_started",
     "normalize_json",
     "task_backends",
     "task_enqueued",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from .compat import AnyResult, AnyTask, BaseTaskBackend, TaskError, TaskResult, TaskResultStatus
+from .compat import AnyResult, AnyTask, BaseTaskBackend, TaskError, TaskResult, TaskResultStatus, normalize_json
 from .exceptions import Cancelled, Dropped, JobFailed, UnknownTask
 from .models import Attempt, Job
 from .outcomes import seconds
@@ -89,6 +90,117 @@ def _seconds(timeout: float | timedelta | None) -> float | None:
 
 def _too_late(result: AnyResult, timeout: Any) -> TimeoutError:
     return TimeoutError(f"{result.task.name} #{result.id} is not over after {_seconds(timeout):g} seconds.")
+
+
+class PendingResult(JobResult):  # type: ignore[type-arg]
+    """A result that is made when a receiver of a signal looks at it. Most receivers look at few of its fields.
+
+    It shows the job as it was when the signal was sent, however late it is looked at, and is a plain ``JobResult``
+    from then on. It has no slot of its own, so that its class can change: until then the slot of the return value
+    holds the moment.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        make_task: Callable[[Job], AnyTask],
+        make_attempts: Callable[[], Iterable[Attempt | Past]],
+        **changes: Any,
+    ) -> AnyResult:
+        """``changes`` are columns of the job at this moment that the object ``job`` does not show."""
+        result: AnyResult = object.__new__(cls)
+        columns = {**vars(job), "args": _own(job.args), "kwargs": _own(job.kwargs), **changes}
+        object.__setattr__(result, "_return_value", Moment(Job.of(columns.items()), make_task, make_attempts))
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        moment = object.__getattribute__(self, "_return_value")
+        if isinstance(moment, Moment):
+            if name in _IN_THE_LOG:
+                return getattr(moment, name)
+            self._make(moment)
+        return object.__getattribute__(self, name)
+
+    def _made(self) -> AnyResult:
+        moment = object.__getattribute__(self, "_return_value")
+        if isinstance(moment, Moment):
+            self._make(moment)
+        return self
+
+    def _make(self, moment: Moment) -> None:
+        made = moment.result()
+        for field in fields(made):
+            object.__setattr__(self, field.name, getattr(made, field.name))
+        object.__setattr__(self, "__class__", type(made))
+
+    # These reach for the slot of the return value, or write to others.
+
+    @property
+    def return_value(self) -> Any:
+        return self._made().return_value
+
+    def refresh(self) -> None:
+        self._made().refresh()
+
+    async def arefresh(self) -> None:
+        await self._made().arefresh()
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._made() == other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._made())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._made().__reduce_ex__(protocol)
+
+
+#: Django's receivers write these to the log of the task framework.
+_IN_THE_LOG = frozenset({"id", "status", "task", "backend"})
+
+
+class Moment:
+    """A job as it was when a signal was sent."""
+
+    __slots__ = ("_make_attempts", "_make_task", "job")
+
+    def __init__(
+        self, job: Job, make_task: Callable[[Job], AnyTask], make_attempts: Callable[[], Iterable[Attempt | Past]]
+    ) -> None:
+        self.job, self._make_task, self._make_attempts = job, make_task, make_attempts
+
+    @property
+    def id(self) -> str:
+        return str(self.job.pk)
+
+    @property
+    def status(self) -> TaskResultStatus:
+        return STATUS[self.job.status]
+
+    @property
+    def backend(self) -> str:
+        return self.job.backend
+
+    @property
+    def task(self) -> AnyTask:
+        return self._make_task(self.job)
+
+    def result(self) -> AnyResult:
+        return result_of(self.job, self._make_attempts(), self.task)
+
+
+_SCALARS = frozenset({str, int, float, bool, NoneType})
+
+
+def _own(arguments: Any) -> Any:
+    """The arguments as they are now: the task may change what they contain."""
+    values = arguments.values() if isinstance(arguments, dict) else arguments
+    return arguments.copy() if all(type(value) in _SCALARS for value in values) else normalize_json(arguments)
 
 
 class Results(Sequence[AnyResult]):

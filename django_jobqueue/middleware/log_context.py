@@ -77,6 +77,9 @@ def handlers() -> list[logging.Handler]:
 class JobFilter(logging.Filter):
     """For ``"filters"`` in ``LOGGING``: gives records the attributes, outside of jobs with None."""
 
+    #: It rejects no record: see ``django_jobqueue.signals``.
+    passes_all = True
+
     def filter(self, record: logging.LogRecord) -> bool:
         context = current_job()
         for name, value in (NOTHING if context is None else attributes(context)).items():
@@ -142,6 +145,9 @@ class JobLogHandler(logging.Handler):
     ``LogContext`` adds one to the root logger of a worker, unless ``LOGGING`` has one already, with a formatter or
     with filters of the project's own.
     """
+
+    #: It ignores records that are made outside of jobs: see ``django_jobqueue.signals``.
+    only_in_jobs = True
 
     def __init__(self, level: int | str = logging.NOTSET) -> None:
         super().__init__(level)

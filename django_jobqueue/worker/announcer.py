@@ -1,55 +1,116 @@
-"""Announcer: tells the receivers of ``task_finished``, after the outcome has been committed.
+"""Announcer: sends ``task_finished`` and calls ``job_finished``, after the outcome has been committed.
 
-It has a thread of its own, because a slow or broken receiver must hold up neither the jobs nor their outcomes.
+It has a thread of its own, because a slow or broken receiver must hold up neither the jobs nor their outcomes. What
+waits for it is bounded: while receivers are far behind, the worker claims no jobs.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from queue import SimpleQueue
 
 from django.db import close_old_connections, connections
 
-from ..backend import announce, is_heard
-from ..compat import AnyResult, task_finished
 from ..lifecycle import Run
 from ..outcomes import Outcome, State
-from ..results import Past, result_of, task_of
+from ..results import Past, PendingResult, task_of
+from ..signals import FINISHED
 from .execution import Execution
 from .leftovers import roll_back_leftovers
 
 logger = logging.getLogger(__name__)
 
+#: While more ends of attempts than this wait to be announced, the worker claims nothing.
+MAX_UNANNOUNCED = 500
+
+News = Sequence[tuple[Run, str]]
+
 
 class Announcer(threading.Thread):
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, caught_up: Callable[[], None] = lambda: None) -> None:
+        """``caught_up`` is called when receivers that were far behind are no longer."""
         super().__init__(name="jobqueue-announcer", daemon=True)
-        self.execution = execution
-        self._news: SimpleQueue[Sequence[tuple[Run, str | None]] | None] = SimpleQueue()
+        self.execution, self.caught_up = execution, caught_up
+        self._news: SimpleQueue[News | None] = SimpleQueue()
+        # each is written by one thread at a time: the first under the lock, the second by this thread
+        self._put = self._done = 0
+        self._lock = threading.Lock()
+        self._is_behind = self._has_said_so = self._gives_up = False
+        self._heard: dict[int, bool] = {}
+
+    @property
+    def unannounced(self) -> int:
+        """How many ends of attempts wait, or are being announced."""
+        return self._put - self._done
+
+    @property
+    def is_behind(self) -> bool:
+        """Are the receivers so far behind that the worker has to wait for them?"""
+        if self.unannounced <= MAX_UNANNOUNCED:
+            return False
+        self._is_behind = True
+        if not self._has_said_so:
+            self._has_said_so = True
+            logger.warning(
+                "Receivers of task_finished, or job_finished of middleware, are slower than the jobs: more than %d "
+                "ends of jobs wait for them. The worker claims no jobs whenever they are so far behind.",
+                MAX_UNANNOUNCED,
+            )
+        return True
 
     def put(self, news: Sequence[tuple[Run, str | None]]) -> None:
         """Runs that have ended, each with the status that its job has now; None if its outcome was not written."""
-        # An error is announced in any case: Django's receiver writes a line for it at another level.
-        if (
-            self.execution.has_followers
-            or is_heard(task_finished)
-            or any(run.outcome is None or run.outcome.exception for run, _ in news)
-        ):
-            self._news.put(news)
+        told = [(run, status) for run, status in news if status is not None] if self._is_of_interest(news) else []
+        if told:
+            with self._lock:  # several threads report ends
+                self._put += len(told)
+            self._news.put(told)
+        else:
+            for run, _ in news:
+                _forget_exception(run)
+
+    def _is_of_interest(self, news: Sequence[tuple[Run, str | None]]) -> bool:
+        if self.execution.has_followers or FINISHED.is_heard():
+            return True
+        # Django's receiver logs a failure at another level.
+        has_errors = any(run.outcome is not None and run.outcome.exception is not None for run, _ in news)
+        return has_errors and FINISHED.is_heard(logging.ERROR)
 
     def close(self) -> None:
+        """Announce what is there, then end."""
         self._news.put(None)
+
+    def finish(self, timeout: float) -> None:
+        """Wait until all is announced, for so many seconds at most. What is left then is dropped, and its number is
+        logged.
+        """
+        self.close()
+        self.join(timeout)
+        if self.is_alive():
+            self._gives_up = True
+            logger.error(
+                "The ends of %d jobs were not announced: receivers of task_finished, or job_finished of middleware, "
+                "took too long. The outcomes are in the database.",
+                self.unannounced,
+            )
 
     def run(self) -> None:
         while (news := self._news.get()) is not None:
+            self._heard = {}  # asked once for all of them
             for run, status in news:
-                if status is not None:
-                    self._follow(run, status)
-                    self._announce_end(run, status)
+                if self._gives_up:
+                    return
+                self._follow(run, status)
+                self._announce_end(run, status)
+                _forget_exception(run)
+                self._done += 1
+            if self._is_behind and self.unannounced <= MAX_UNANNOUNCED // 2:
+                self._is_behind = False
+                self.caught_up()
             close_old_connections()
         connections.close_all()
 
@@ -73,38 +134,57 @@ class Announcer(threading.Thread):
         except Exception:
             logger.exception("Nobody could be told that %s has ended.", run.job)
 
+    def _is_heard(self, level: int) -> bool:
+        if (heard := self._heard.get(level)) is None:
+            heard = self._heard[level] = FINISHED.is_heard(level)
+        return heard
+
     def _announce(self, run: Run, status: str) -> None:
-        backend = self.execution.backend_of(run.job)
-        result = self._result(run, status)
+        if not self._is_heard(logging.INFO if status == "SUCCESSFUL" else logging.ERROR):
+            return
         error = run.outcome.exception if run.outcome is not None else None
         if error is None:
-            self._tell(type(backend), result)
+            self._tell(run, status)
             return
         # Receivers take the exception from sys.exc_info(), as Django's own does for its log.
         try:
             raise error
         except BaseException:
-            self._tell(type(backend), result)
+            self._tell(run, status)
+        finally:
+            del error  # its traceback holds this frame
 
-    def _tell(self, sender: type, result: AnyResult) -> None:
-        announce(task_finished, sender, result)
+    def _tell(self, run: Run, status: str) -> None:
+        job, outcome, backend = run.job, run.outcome, self.execution.backend_of(run.job)
+        assert outcome is not None and job.started_at is not None and run.ended is not None
+        result = PendingResult.of(
+            job,
+            lambda job: task_of(job, backend),
+            lambda: (*job.past_attempts, _as_past(run, outcome)),
+            status=status,
+            result=outcome.result,
+            finished_at=job.started_at + timedelta(seconds=run.ended - run.claimed),
+        )
+        FINISHED.send(type(backend), result)
         roll_back_leftovers("A receiver of task_finished")
 
-    def _result(self, run: Run, status: str) -> AnyResult:
-        job, outcome = run.job, run.outcome
-        assert outcome is not None and job.started_at is not None and run.ended is not None
-        claimed_at = job.started_at
-        began = claimed_at + timedelta(seconds=(run.started or run.claimed) - run.claimed)
-        job.status, job.result = status, outcome.result
-        job.finished_at = claimed_at + timedelta(seconds=run.ended - run.claimed)
-        attempt = Past(
-            worker_id=run.worker_id,
-            started_at=began,
-            exception_class_path=outcome.exception_class_path,
-            message=outcome.message,
-            traceback=outcome.traceback,
-        )
-        return result_of(job, (*job.past_attempts, attempt), task_of(job, self.execution.backend_of(job)))
+
+def _as_past(run: Run, outcome: Outcome) -> Past:
+    assert run.job.started_at is not None
+    return Past(
+        worker_id=run.worker_id,
+        started_at=run.job.started_at + timedelta(seconds=(run.started or run.claimed) - run.claimed),
+        exception_class_path=outcome.exception_class_path,
+        message=outcome.message,
+        traceback=outcome.traceback,
+    )
+
+
+def _forget_exception(run: Run) -> None:
+    """An exception holds the frames that it passed, and one of them holds the run: else only Python's collector of
+    cycles would free them.
+    """
+    run.outcome = None
 
 
 def as_written(run: Run, status: str) -> Outcome:

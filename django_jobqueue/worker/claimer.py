@@ -21,6 +21,7 @@ from ..lifecycle.claim import held_by, isolated_waiting
 from ..lifecycle.pauses import held_back
 from ..models import Job
 from ..registry import is_async, resolve
+from .announcer import Announcer
 from .completer import Completer, human
 from .desk import Desk
 from .execution import fail
@@ -67,8 +68,10 @@ class Claimer(threading.Thread):
         loop: EventLoop,
         completer: Completer,
         wakeup: Wakeup,
+        announcer: Announcer,
     ) -> None:
         super().__init__(name="jobqueue-claimer", daemon=True)
+        self.announcer = announcer
         self.desk, self.intake, self.using = desk, intake, desk.using
         self.threads, self.loop, self.completer, self.wakeup = threads, loop, completer, wakeup
         self.lanes = Lanes(intake.selector, self.using)
@@ -143,7 +146,7 @@ class Claimer(threading.Thread):
 
     def _until_next_look(self) -> float:
         pause = self.lanes.seconds_to_look(lambda: self.wakeup.pause(time.monotonic() - self._found_at))
-        busy = self.desk.runs or self.isolation.active or self._unsure or self._keys_seen
+        busy = self.desk.runs or self.isolation.active or self._unsure or self._keys_seen or self.announcer.unannounced
         return min(pause, BUSY_PAUSE) if busy else pause
 
     def _release_unheard(self) -> None:
@@ -157,7 +160,7 @@ class Claimer(threading.Thread):
 
     def _room(self) -> int:
         """How many jobs to claim now; 0 while that would be too few to be worth a statement."""
-        if self.completer.unwritten >= MAX_UNWRITTEN:
+        if self.completer.unwritten >= MAX_UNWRITTEN or self.announcer.is_behind:
             return 0
         room = self.mix.room()
         if self.intake.max_jobs is not None:
@@ -283,7 +286,7 @@ class Claimer(threading.Thread):
 
     def _stop_if_drained(self) -> None:
         drain = self.intake.drain
-        if drain is None or not self.desk.idle or self._more_is_due(drain):
+        if drain is None or not self.desk.idle or self.announcer.unannounced or self._more_is_due(drain):
             return
         was_at_rest = self.follower.is_at_rest  # before the look, which sees all that had been let in by then
         self.lanes.look_from_the_front()

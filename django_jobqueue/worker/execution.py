@@ -13,9 +13,9 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import connections
 
 from ..arguments import normalise_result
-from ..backend import JobQueueBackend, announce, is_heard
+from ..backend import JobQueueBackend
 from ..backoff import DEFAULT_BACKOFF, delay_before_retry
-from ..compat import AnyResult, AnyTask, task_backends, task_started
+from ..compat import AnyResult, AnyTask, task_backends
 from ..exceptions import InvalidResult, Retry, Skip, Snooze, TaskTimeout, UnknownTask
 from ..interrupts import JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
@@ -25,13 +25,17 @@ from ..middleware.context import JobContext, WorkerHandle, _current
 from ..models import Job
 from ..outcomes import Outcome, State, describe, seconds
 from ..registry import effective, is_async, is_retried, resolve
-from ..results import result_of, task_of
+from ..results import PendingResult, result_of, task_of
+from ..signals import STARTED
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
 from .stages import Lost, Plan, Stages
 from .timekeeper import Timekeeper
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for which the answer holds whether the start of a job is heard: handlers of the log may be configured anew.
+HEARD_FOR = 0.1
 
 
 class Execution:
@@ -44,6 +48,7 @@ class Execution:
         self._plans: dict[Callable[..., Any], Plan] = {}
         self._followers: dict[str, tuple[Callable[..., Any], ...]] = {}
         self._timeouts: dict[str, float | None] = {}
+        self._start_is_heard, self._asked_until, self._receivers = False, 0.0, 0
 
     def run(self, run: Run, task: AnyTask) -> None:
         """Run a sync task's job here, in a slot thread."""
@@ -115,14 +120,23 @@ class Execution:
             return timeout
 
     def _begin(self, run: Run, task: AnyTask) -> JobContext:
-        run.started = time.monotonic()
+        run.started = now = time.monotonic()
         context = self.context(run.job, task, lambda: run.stop_reason)
-        if is_heard(task_started):
-            announce(task_started, type(self.backend_of(run.job)), context.task_result)
-            roll_back_leftovers("A receiver of task_started")
+        if now >= self._asked_until or len(STARTED.signal.receivers) != self._receivers:
+            self._start_is_heard, self._receivers = STARTED.is_heard(), len(STARTED.signal.receivers)
+            self._asked_until = now + HEARD_FOR
+        if self._start_is_heard:
+            self._announce_start(run.job)
         if (timeout := self._timeout(run.job, task)) is not None:
             self.timekeeper.limit(run, timeout)
         return context
+
+    def _announce_start(self, job: Job) -> None:
+        backend = self.backend_of(job)
+        past = job.past_attempts
+        result = PendingResult.of(job, lambda job: task_of(job, backend), lambda: past)
+        STARTED.send(type(backend), result)
+        roll_back_leftovers("A receiver of task_started")
 
     def context(self, job: Job, task: AnyTask, stop_reason: Callable[[], str | None]) -> JobContext:
         return JobContext(job=job, task=task, worker=self.worker, make_result=self._result, stop_reason=stop_reason)

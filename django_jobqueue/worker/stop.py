@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that tasks have for their end once the worker's own grace is over and it has interrupted them.
 LETTING_GO = 1.0
+#: Seconds that receivers of signals have at least, for ends of jobs that have not been announced.
+ANNOUNCING = 1.0
 
 
 class Stop:
@@ -32,6 +34,7 @@ class Stop:
     def carry_out(self) -> bool:
         """True if all jobs have ended well; False if some had to be left running in threads."""
         worker = self.worker
+        deadline = time.monotonic() + worker.shutdown_timeout
         worker.wakeup.stop()
         worker.claimer.stop()
         if worker.claimer.is_alive():
@@ -51,8 +54,8 @@ class Stop:
         if worker.scheduler is not None:
             worker.scheduler.stop()
             worker.scheduler.join(10)
-        worker.announcer.close()
-        worker.announcer.join(10)
+        left = 0.0 if worker.desk.at_once.is_set() else deadline - time.monotonic()
+        worker.announcer.finish(max(ANNOUNCING, left))
         worker.heartbeat.stop()
         worker.heartbeat.join(10)
         if worker.wakeup.is_alive():

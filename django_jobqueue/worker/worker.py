@@ -101,12 +101,12 @@ class Worker:
             fault=self._break_down,
             paces=self.paces,
         )
-        self.announcer = Announcer(execution)
+        self.announcer = Announcer(execution, caught_up=self._wake_claimer)
         self.awaited = Awaited(self.using)
         self.wakeup = Wakeup(
             self.using, intake.selector, poll=intake.poll, woken=self._woken, awaited=self.awaited.remember
         )
-        self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup)
+        self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup, self.announcer)
         self.follower = self.claimer.follower
         self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
         self.maintenance = Maintenance(
