@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from traceback import format_exception
 from typing import Any
 
-MESSAGE_LENGTH = 500
-#: A deep recursion can print megabytes; beginning and end tell what happened.
-TRACEBACK_LENGTH = 64_000
+from .tracebacks import format_exception
 
+MESSAGE_LENGTH = 500
 
 #: A hundred years, in seconds.
 LONGEST_DELAY = 100 * 365 * 86_400.0
@@ -82,12 +80,9 @@ class Outcome:
         if self.exception is None or self.exception.__traceback__ is None:
             return ""
         try:
-            lines = "".join(format_exception(self.exception))
+            return storable(format_exception(self.exception))
         except Exception as error:  # an exception whose __str__ raises is still a failure to record
-            lines = f"{self.exception_class_path} (its traceback cannot be shown: {type(error).__name__})\n"
-        if len(lines) > TRACEBACK_LENGTH:
-            lines = lines[: TRACEBACK_LENGTH // 2] + "\n[…]\n" + lines[-TRACEBACK_LENGTH // 2 :]
-        return storable(lines)
+            return f"{self.exception_class_path} (its traceback cannot be shown: {type(error).__name__})\n"
 
     def with_message(self, message: str) -> Outcome:
         return replace(self, message=message)

@@ -37,6 +37,7 @@ from django.utils.module_loading import import_string
 
 import django_jobqueue
 from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, middleware, models, stats
+from django_jobqueue import tracebacks
 from django_jobqueue.admin import changelist, job_page, pagination
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel, draw
@@ -52,12 +53,13 @@ from django_jobqueue.middleware.chain import enqueue_through
 from django_jobqueue.middleware.concurrency import Concurrency
 from django_jobqueue.models.pause import HOLD
 from django_jobqueue.options import owners as option_owners
-from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, TRACEBACK_LENGTH, State
+from django_jobqueue.outcomes import LONGEST_DELAY, MESSAGE_LENGTH, State
 from django_jobqueue.registry import resolve
 from django_jobqueue.retention import FOREVER
 from django_jobqueue.task import JobTask, declared
 from django_jobqueue.worker import (
     children,
+    announcer,
     claimer,
     follower,
     isolation,
@@ -255,7 +257,9 @@ def test_fixed_numbers_are_those_of_the_code():
         f"| {claimer.PATIENCE:.0f} s |",
         f"the first and the last {log_context.KEPT:,} characters |",
         f'from `JOBQUEUE_PROMETHEUS["PORT"]` on | {prometheus.PORTS} |',
-        f"{MESSAGE_LENGTH} and {TRACEBACK_LENGTH:,} characters",
+        f"{MESSAGE_LENGTH} and {tracebacks.LENGTH:,} characters",
+        f"| {tracebacks.FRAMES}; {tracebacks.EXCEPTIONS}; {tracebacks.MESSAGE_LENGTH:,} characters |",
+        f"| {announcer.MAX_UNANNOUNCED} |",
     ):
         assert sentence in text
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from django_jobqueue import tracebacks
 from django_jobqueue.models import Attempt, Job
 from django_jobqueue.outcomes import (
     LONGEST_DELAY,
     MESSAGE_LENGTH,
-    TRACEBACK_LENGTH,
     UNCOUNTED,
     Outcome,
     State,
@@ -81,8 +81,8 @@ def test_the_cause_is_in_the_traceback():
 
 
 def test_a_long_traceback_keeps_its_beginning_and_its_end():
-    text = outcome(exception=raised(ValueError("x" * (2 * TRACEBACK_LENGTH) + "the end"))).traceback
-    assert len(text) <= TRACEBACK_LENGTH + 10
+    text = outcome(exception=raised(ValueError("x" * (2 * tracebacks.LENGTH) + "the end"))).traceback
+    assert len(text) <= tracebacks.LENGTH + 10
     assert text.startswith("Traceback") and "[…]" in text and text.endswith("the end\n")
 
 
