@@ -36,8 +36,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 import django_jobqueue
-from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, middleware, models, stats
-from django_jobqueue import tracebacks
+from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, middleware, models, stats, tracebacks
 from django_jobqueue.admin import changelist, job_page, pagination
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel, draw
@@ -58,8 +57,8 @@ from django_jobqueue.registry import resolve
 from django_jobqueue.retention import FOREVER
 from django_jobqueue.task import JobTask, declared
 from django_jobqueue.worker import (
-    children,
     announcer,
+    children,
     claimer,
     follower,
     isolation,
