@@ -8,7 +8,7 @@ import sys
 
 from . import adapters, cells, chart, databases, options, table
 from .cells import Cell
-from .entrants import Entrant
+from .entrants import OURS, Entrant
 from .results import Results
 
 
@@ -30,8 +30,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> Results:
     entrants = entrants_of(args)
-    shown = ("rounds", "jobs", "samples", "seconds", "rows", "snapshot_jobs", "scheduled", "sleeps", "limit")
-    results = Results.new({name: getattr(args, name) for name in shown})
+    results = Results.new({name: getattr(args, name) for name in options.SHOWN})
     results.entrants = {entrant.name: entrant.about for entrant in entrants}
     for number in range(args.rounds):
         for cell in (cells.ALL[name] for name in args.cells):
@@ -46,14 +45,16 @@ def measure(args: argparse.Namespace) -> Results:
 def entrants_of(args: argparse.Namespace) -> list[Entrant]:
     """Each peer on each database that both it and we can reach."""
     peers = adapters.installed()
+    all_of_them = [(peer, "", about) for peer, about in peers.items()]
+    all_of_them += [(OURS, name, adapters.about(OURS, path)) for name, path in args.code.items()]
     wanted = args.peers.split(",") if args.peers else list(peers)
     found = []
     for server in args.server:
-        for peer, about in peers.items():
-            entrant = Entrant(peer, server, about, args)
-            if databases.at(server).kind in about["databases"] and {peer, entrant.name} & set(wanted):
+        for peer, code, about in all_of_them:
+            entrant = Entrant(peer, server, about, args, code)
+            if databases.at(server).kind in about["databases"] and entrant.names & set(wanted):
                 found.append(entrant)
-    missing = [name for name in wanted if not any(name in (one.peer, one.name) for one in found)]
+    missing = [name for name in wanted if not any(name in one.names for one in found)]
     if args.peers and missing:
         sys.exit(f"not installed, or not for these databases: {', '.join(missing)}")
     return found

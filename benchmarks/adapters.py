@@ -36,12 +36,24 @@ def call(peer: str, *args: object, env: Env | None = None) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def about(peer: str, code: Path | None = None) -> dict[str, Any]:
+    """What a peer says of itself, its code taken from a checkout if one is named."""
+    return call(peer, "about", env=code_env(code))
+
+
+def code_env(code: Path | None) -> Env:
+    """Lets the adapters import from the checkout first."""
+    if code is None:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))}
+
+
 def installed() -> dict[str, dict[str, Any]]:
     """What each peer whose distribution is there says of itself; the others are named on stderr."""
     found = {}
     for name in sorted(path.stem.removeprefix("peer_") for path in SCRIPT.parent.glob("peer_*.py")):
         try:
-            found[name] = call(name, "about")
+            found[name] = about(name)
         except Failed as error:
             print(f"{name} is left out: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
     return found

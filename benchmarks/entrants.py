@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,16 +14,34 @@ from .databases import Database
 
 OURS = "jobqueue"
 FLOOR = "floor"
+#: Of the Django project that a queue runs in: as ``startproject`` leaves them with DEBUG off; with the middleware and
+#: the logging that the documentation has for production; the first with Django's own loggers at WARNING.
+SETTINGS = ("as-installed", "production", "quiet")
 
 
 class Entrant:
-    def __init__(self, peer: str, server: str, about: dict[str, Any], options: argparse.Namespace) -> None:
+    def __init__(
+        self, peer: str, server: str, about: dict[str, Any], options: argparse.Namespace, code: str = ""
+    ) -> None:
+        """``code`` is the name of a checkout of ours that ``--code`` gives."""
         self.peer, self.server, self.about, self.options = peer, server, about, options
-        self.name = f"{peer}@{databases.at(server).kind}"
+        self.title = f"{peer}:{code}" if code else peer
+        self.name = f"{self.title}@{databases.at(server).kind}"
+        self.env = adapters.code_env(options.code[code] if code else None)
 
     @property
     def is_slow(self) -> bool:
         return self.about["share"] < 1
+
+    @property
+    def names(self) -> set[str]:
+        """What the command line may call it."""
+        return {self.peer, self.title, self.name}
+
+    @property
+    def settings(self) -> list[str]:
+        """Those that are asked for; nothing but one where no setting of Django matters."""
+        return self.options.settings if self.about["uses_django"] else self.options.settings[:1]
 
     def knows(self, *tasks: str) -> bool:
         return set(tasks) <= set(self.about["tasks"])
@@ -32,11 +51,14 @@ class Entrant:
         return max(round(jobs * self.about["share"]), min(jobs, 100))
 
     @contextmanager
-    def stage(self) -> Iterator[Stage]:
-        """The peer's schema in a database that is fresh."""
+    def stage(self, settings: str = "") -> Iterator[Stage]:
+        """The peer's schema in a database that is fresh; a project with these settings, or the first asked for."""
         kind = databases.at(self.server)
-        with kind(self.server, f"{self.options.prefix}_{self.peer}") as database:
-            stage = Stage(self, database)
+        with (
+            kind(self.server, f"{self.options.prefix}_{self.peer}") as database,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            stage = Stage(self, database, settings or self.options.settings[0], folder)
             adapters.call(self.peer, "setup", env=stage.env)
             yield stage
 
@@ -44,10 +66,11 @@ class Entrant:
 class Stage:
     """A peer on a database that is fresh."""
 
-    def __init__(self, entrant: Entrant, database: Database) -> None:
+    def __init__(self, entrant: Entrant, database: Database, settings: str, folder: str) -> None:
         self.entrant, self.database = entrant, database
         self.peer, self.about, self.limit = entrant.peer, entrant.about, entrant.options.limit
-        self.env = {"BENCHMARK_URL": database.url}
+        self.env = {**entrant.env, "BENCHMARK_URL": database.url, "BENCHMARK_SETTINGS": settings}
+        self.env |= {"BENCHMARK_FOLDER": folder, "BENCHMARK_STAMPS": f"{folder}/stamps"}
 
     def one_by_one(self, task: str, jobs: int, writers: int = 1) -> float:
         """Enqueue, each job in a transaction of its own; jobs per second."""

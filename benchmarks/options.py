@@ -8,7 +8,10 @@ import re
 from pathlib import Path
 
 from . import cells, databases
+from .entrants import SETTINGS
 
+#: What of them stands beside the figures.
+SHOWN = ("settings", "rounds", "jobs", "samples", "seconds", "rows", "snapshot_jobs", "scheduled", "sleeps", "limit")
 EPILOG = "Each cell is measured on a database of its own, which is created and dropped: the user must be allowed to."
 
 
@@ -26,6 +29,11 @@ def parse() -> argparse.Namespace:
         help="postgresql://…, mysql://… for MariaDB, sqlite or sqlite:///folder; may be given several times. "
         "Default: $DATABASE_URL, and sqlite")  # fmt: skip
     add("--peers", help="such as jobqueue,pgqueuer or jobqueue@sqlite; default: all that are installed, everywhere")
+    add("--settings", type=settings, default=list(SETTINGS[:2]), metavar="NAMES",
+        help=f"of a Django project, for the drain: {', '.join(SETTINGS)}; the other cells take the first that is "
+        f"named. Default: {','.join(SETTINGS[:2])}")  # fmt: skip
+    add("--code", action="append", type=code, default=[], metavar="NAME=PATH",
+        help="measure our code from this checkout too, as jobqueue:NAME; may be given several times")  # fmt: skip
     add("--rounds", type=int, default=3, help="default %(default)s")
     add("--jobs", type=int, default=10_000, help="jobs of a drain; slow peers get fewer. Default %(default)s")
     add("--samples", type=int, default=200, help="jobs of the pickup cell, ten a second; default %(default)s")
@@ -42,6 +50,7 @@ def parse() -> argparse.Namespace:
     add("--from", type=Path, nargs="+", dest="sources", metavar="FILE", help="measure nothing, read these JSON files")
     options = parser.parse_args()
     options.cells = [cell.name for cell in chosen(parser, options.cells)]
+    options.code = dict(options.code)
     options.server = options.server or default_servers()
     if not re.fullmatch(r"[a-z_]\w*", options.prefix):
         parser.error("--prefix becomes part of a name in SQL: letters, digits and _ only")
@@ -54,6 +63,19 @@ def server(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def settings(text: str) -> list[str]:
+    if unknown := set(names := text.split(",")) - set(SETTINGS):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(SETTINGS)}")
+    return [name for name in SETTINGS if name in names]
+
+
+def code(text: str) -> tuple[str, Path]:
+    name, _equals, path = text.partition("=")
+    if not name.isidentifier() or not (found := Path(path).resolve() / "django_jobqueue").is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: not NAME=PATH with a folder that has django_jobqueue")
+    return name, found.parent
 
 
 def default_servers() -> list[str]:

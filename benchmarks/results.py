@@ -70,6 +70,14 @@ class Results:
         values = [figures[column] for figures in rounds if column in figures]
         return Value(statistics.median(values), min(values), max(values)) if values else None
 
+    def ratio(self, cell: str, entrant: str, column: str, peer: str) -> Value | None:
+        """The median over that of the peer on the same database."""
+        value = self.value(cell, entrant, column)
+        base = self.value(cell, f"{peer}@{entrant.partition('@')[2]}", column)
+        if value is None or base is None or not base.median:
+            return None
+        return Value(*(figure / base.median for figure in (value.median, value.least, value.most)))
+
     def ranking(self, cell: str, column: str, *, less: bool) -> list[tuple[str, Value]]:
         """The entrants that have a value there, best first."""
         values = [(name, self.value(cell, name, column)) for name in self.entrants]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import cells
 from .cells import Cell, Column
-from .results import Results
+from .results import Results, Value
 
 
 def tables(results: Results) -> str:
@@ -19,7 +19,7 @@ def _section(results: Results, cell: Cell) -> str:
     for column in cell.columns[1:]:
         others = results.ranking(cell.name, column.name, less=column.less)
         names += [name for name, _value in others if name not in names]
-    columns = [column for column in cell.columns if any(results.value(cell.name, name, column.name) for name in names)]
+    columns = [column for column in cell.columns if any(_value(results, cell, name, column) for name in names)]
     rows = [["queue", *(column.name for column in columns)], ["---", *("---:" for _ in columns)]]
     rows += [[name, *(_cell(results, cell, name, column) for column in columns)] for name in names]
     lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -28,8 +28,14 @@ def _section(results: Results, cell: Cell) -> str:
     return "\n".join([f"**{cell.name}**: {cell.sentence}", "", *lines, *notes, ""])
 
 
+def _value(results: Results, cell: Cell, name: str, column: Column) -> Value | None:
+    if column.by:
+        return results.ratio(cell.name, name, column.of, column.by)
+    return results.value(cell.name, name, column.name)
+
+
 def _cell(results: Results, cell: Cell, name: str, column: Column) -> str:
-    value = results.value(cell.name, name, column.name)
+    value = _value(results, cell, name, column)
     if value is None:
         return "–"
     text = column.form.format(value.median)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from benchmarks.drains import Figures
 from benchmarks.entrants import OURS, Entrant
 
+#: The queue that ours is set against: the fastest of the others.
+RIVAL = "pgqueuer"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -19,6 +22,9 @@ class Column:
     chart: str = ""
     #: Is less of it better?
     less: bool = False
+    #: For a ratio: the column that is divided, and the peer by whose value on the same database.
+    of: str = ""
+    by: str = ""
 
 
 class Cell(abc.ABC):

@@ -1,5 +1,3 @@
-import tempfile
-
 from benchmarks import adapters, drains, processes
 from benchmarks.drains import Figures
 from benchmarks.entrants import Entrant
@@ -18,8 +16,7 @@ class Memory(Cell):
 
     def measure(self, entrant: Entrant) -> Figures:
         jobs = entrant.share_of(entrant.options.jobs)
-        with entrant.stage() as stage, tempfile.TemporaryDirectory() as folder:
-            stage.env["BENCHMARK_STAMPS"] = f"{folder}/stamps"
+        with entrant.stage() as stage:
             with stage.database.watch() as look, stage.workers() as workers:
                 adapters.call(stage.peer, "latency", 2, env=stage.env)
                 at_rest = max(processes.peak_memories(*workers.pids))

@@ -17,9 +17,11 @@ import inspect
 import json
 import os
 import random
+import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from common import read_stamps
 
@@ -95,9 +97,23 @@ def wait_for_stamps(count, complaint):
     sys.exit(complaint)
 
 
+def version_of(package):
+    """The version that is installed; of a checkout the commit."""
+    module = sys.modules.get(package.replace("-", "_"))
+    checkout = module and Path(module.__file__).parent.parent
+    if checkout and (checkout / ".git").exists():
+        line = ["git", "-C", checkout, "describe", "--always", "--dirty"]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def about(peer):
     return {
-        "version": version(peer.PACKAGE),
+        "version": version_of(peer.PACKAGE),
+        "uses_django": "django" in sys.modules,
         "config": " ".join(peer.CONFIG.split()),
         "kind": peer.KIND,
         "databases": peer.DATABASES,

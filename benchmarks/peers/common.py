@@ -1,5 +1,6 @@
 """What the adapters share: the settings of the measure, what the tasks do, Django."""
 
+import copy
 import os
 import time
 from urllib.parse import urlsplit
@@ -13,9 +14,32 @@ SLOTS = int(os.environ.get("BENCHMARK_SLOTS", "0"))
 #: How many layers of which kind are around each job of ours, ``5 Passing`` say, or ``limits``: those that limit, and
 #: the tasks that have limits; empty: only the default ones.
 LAYERS = os.environ.get("BENCHMARK_LAYERS", "")
+#: Where the measure keeps its files.
+FOLDER = os.environ.get("BENCHMARK_FOLDER", ".")
+#: A project's settings: ``as-installed``, ``production`` or ``quiet``.
+SETTINGS = os.environ.get("BENCHMARK_SETTINGS", "as-installed")
+#: CONN_MAX_AGE in seconds; empty: not set, as in a fresh project.
+AGE = os.environ.get("BENCHMARK_AGE", "")
 CHUNK = 1000  # jobs of one bulk call
 BURN = 0.005  # seconds of CPU time
 SLEEP = 0.1
+
+#: What Django's project template installs, and needs for it.
+FRESH_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+FRESH_TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+SQLITE_OPTIONS = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL",
+}
+QUIET = {"version": 1, "disable_existing_loggers": False, "loggers": {"django": {"level": "WARNING"}}}
 
 
 def stamp_now(n):
@@ -46,25 +70,18 @@ def chunks(values):
 
 
 def database():
-    """The entry in DATABASES, as a production project would write it."""
+    """The entry in DATABASES as a fresh project has it: where the database is, and no more."""
     url = urlsplit(URL)
     if url.scheme == "sqlite":
-        return {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": url.path,
-            "OPTIONS": {
-                "transaction_mode": "IMMEDIATE",
-                "timeout": 20,
-                "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL",
-            },
-        }
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": url.path, "OPTIONS": SQLITE_OPTIONS}
     if url.scheme == "mysql":
         pretend_mysqlclient()
     where = {"HOST": url.hostname, "PORT": url.port, "USER": url.username, "PASSWORD": url.password}
+    age = {"CONN_MAX_AGE": int(AGE)} if AGE else {}
     return {
         "ENGINE": f"django.db.backends.{url.scheme}",
         "NAME": url.path[1:],
-        "CONN_MAX_AGE": None,
+        **age,
         **{key: value for key, value in where.items() if value},
     }
 
@@ -78,24 +95,32 @@ def pretend_mysqlclient():
 
 
 def django_setup(*apps, **settings):
+    """Django as a fresh project has it, with what the measure's settings add."""
     import django
     from django.conf import settings as django_settings
 
     django_settings.configure(
         SECRET_KEY="benchmark",
-        USE_TZ=True,
-        INSTALLED_APPS=["django.contrib.contenttypes", *apps],
+        INSTALLED_APPS=[*FRESH_APPS, *apps],
+        TEMPLATES=FRESH_TEMPLATES,
         DATABASES={"default": database()},
-        LOGGING={
-            "version": 1,
-            "disable_existing_loggers": False,
-            "handlers": {"console": {"class": "logging.StreamHandler"}},
-            "root": {"handlers": ["console"], "level": "WARNING"},
-            "loggers": {"django": {"level": "WARNING"}},  # some queues make it write two lines per job
-        },
+        **logging_settings(),
         **settings,
     )
     django.setup()
+
+
+def logging_settings():
+    """LOGGING, where the measure has one."""
+    if SETTINGS == "quiet":
+        return {"LOGGING": QUIET}
+    if SETTINGS == "production":
+        import production  # the documented one
+
+        logging = copy.deepcopy(production.LOGGING)
+        logging["handlers"]["file"]["filename"] = f"{FOLDER}/project.log"
+        return {"LOGGING": logging}
+    return {}
 
 
 def django_command(*args):

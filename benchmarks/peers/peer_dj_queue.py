@@ -5,9 +5,9 @@ from common import chunks, django_command, django_setup, migrate
 PACKAGE = "dj-queue"
 DATABASES = ("postgresql", "sqlite", "mariadb")
 KIND = "thread"
-SHARE = 0.2
+SHARE = 0.03
 CONFIG = """dj_queue --mode async --only-work: one process, 8 threads, prefetch_multiplier 10, polling every 0.1 s
-    beside LISTEN; CONN_MAX_AGE=None"""
+    beside LISTEN"""
 WAITING = "select count(*) from dj_queue_ready_executions"
 UNFINISHED = """select exists(select 1 from dj_queue_ready_executions)
     or exists(select 1 from dj_queue_claimed_executions)"""

@@ -5,8 +5,8 @@ from common import chunks, django_command, django_setup, migrate
 PACKAGE = "django-ox"
 DATABASES = ("postgresql", "sqlite", "mariadb")
 KIND = "thread"
-SHARE = 0.1
-CONFIG = "ox_worker --concurrency 2 --interval 0.1: one process; CONN_MAX_AGE=None"
+SHARE = 0.02
+CONFIG = "ox_worker --concurrency 2 --interval 0.1: one process"
 WAITING = "select count(*) from django_ox_oxtask where status = 'READY'"
 UNFINISHED = "select exists(select 1 from django_ox_oxtask where status in ('READY', 'RUNNING'))"
 FINISHED = "select count(*) from django_ox_oxtask where status = 'SUCCESSFUL'"

@@ -5,8 +5,8 @@ from common import django_command, django_setup, migrate
 PACKAGE = "django-tasks-db"
 DATABASES = ("postgresql", "sqlite", "mariadb")
 KIND = "process"
-SHARE = 0.1
-CONFIG = "db_worker --interval 0.1 --no-startup-delay: it has no threads; CONN_MAX_AGE=None"
+SHARE = 0.02
+CONFIG = "db_worker --interval 0.1 --no-startup-delay: it has no threads"
 WAITING = "select count(*) from django_tasks_database_dbtaskresult where status = 'READY'"
 UNFINISHED = "select exists(select 1 from django_tasks_database_dbtaskresult where status in ('READY', 'RUNNING'))"
 FINISHED = "select count(*) from django_tasks_database_dbtaskresult where status = 'SUCCESSFUL'"

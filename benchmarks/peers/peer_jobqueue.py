@@ -1,15 +1,14 @@
-"""django-jobqueue with its defaults: what a project gets that sets nothing."""
+"""django-jobqueue with its defaults: what a project gets that sets nothing, or what the documentation says to set."""
 
 import asyncio
 
 import common
-from common import LAYERS, PROCESSES, SLOTS, chunks, django_command, django_setup, migrate
+from common import LAYERS, PROCESSES, SETTINGS, SLOTS, chunks, django_command, django_setup, migrate
 
 PACKAGE = "django-jobqueue"
 DATABASES = ("postgresql", "sqlite", "mariadb")
 KIND = "thread"
-CONFIG = """runworker: default settings (4 threads, 100 async slots), attempts recorded, rows kept; log level WARNING;
-    CONN_MAX_AGE=None"""
+CONFIG = "runworker: default settings (4 threads, 100 async slots), attempts recorded, rows kept"
 # Under a concurrency key a job is under way once it is in line: to let it in is part of what it costs.
 WAITING = """select
     (select count(*) from django_jobqueue_job
@@ -31,6 +30,10 @@ OURS = "django_jobqueue.middleware"
 
 
 def layers_around(words):
+    if SETTINGS == "production" and not words:
+        import production
+
+        return {"JOBQUEUE_MIDDLEWARE": production.JOBQUEUE_MIDDLEWARE}
     if not words:
         return {}
     if words == "limits":
