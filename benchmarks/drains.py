@@ -38,8 +38,11 @@ class Observer:
         return time.perf_counter()
 
 
-def drain(stage: Stage, jobs: int, count: int = 1, **env: str) -> Figures:
-    """Let workers do the waiting jobs; the clock runs from the first claim until nothing is unfinished."""
+def drain(stage: Stage, jobs: int, count: int = 1, outcome: str = "finished", **env: str) -> Figures:
+    """Let workers do the waiting jobs; the clock runs from the first claim until nothing is unfinished.
+
+    ``outcome`` is what becomes of all of them: ``failed``, if they are made to fail.
+    """
     database, about = stage.database, stage.about
     database.settle()
     commits, wal = database.counters()
@@ -55,7 +58,7 @@ def drain(stage: Stage, jobs: int, count: int = 1, **env: str) -> Figures:
         server_cpu = processes.cpu_seconds(database.pid) - server_cpu
         noise, memory = others.share(), max(processes.peak_memories(*workers.pids))
         wal_used = database.counters()[1] - wal
-    stage.expect("finished", jobs)
+    stage.expect(outcome, jobs)
     time.sleep(0.3)  # sessions report their commits when they end
     found = {"drain/s": jobs / (end - start), "RSS MiB": memory, "others": noise}
     found["worker µs/job"] = worker_cpu / jobs * 1e6

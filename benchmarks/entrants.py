@@ -51,7 +51,7 @@ class Entrant:
         return max(round(jobs * self.about["share"]), min(jobs, 100))
 
     @contextmanager
-    def stage(self, settings: str = "") -> Iterator[Stage]:
+    def stage(self, settings: str = "", **env: str) -> Iterator[Stage]:
         """The peer's schema in a database that is fresh; a project with these settings, or the first asked for."""
         kind = databases.at(self.server)
         with (
@@ -59,6 +59,7 @@ class Entrant:
             tempfile.TemporaryDirectory() as folder,
         ):
             stage = Stage(self, database, settings or self.options.settings[0], folder)
+            stage.env |= env
             adapters.call(self.peer, "setup", env=stage.env)
             yield stage
 

@@ -11,7 +11,19 @@ from . import cells, databases
 from .entrants import SETTINGS
 
 #: What of them stands beside the figures.
-SHOWN = ("settings", "rounds", "jobs", "samples", "seconds", "rows", "snapshot_jobs", "scheduled", "sleeps", "limit")
+SHOWN = (
+    "settings",
+    "rounds",
+    "jobs",
+    "samples",
+    "seconds",
+    "rows",
+    "many",
+    "snapshot_jobs",
+    "scheduled",
+    "sleeps",
+    "limit",
+)
 EPILOG = "Each cell is measured on a database of its own, which is created and dropped: the user must be allowed to."
 
 
@@ -39,6 +51,7 @@ def parse() -> argparse.Namespace:
     add("--samples", type=int, default=200, help="jobs of the pickup cell, ten a second; default %(default)s")
     add("--seconds", type=float, default=20, help="how long the idle cell watches; default %(default)s")
     add("--rows", type=int, default=1_000_000, help="full: finished jobs, and waiting ones; default %(default)s")
+    add("--many", type=int, default=1_000_000, help="growth: jobs; default %(default)s")
     add("--snapshot-jobs", type=int, default=300_000, help="jobs of the snapshot cell; default %(default)s")
     add("--scheduled", type=int, default=100_000, help="scheduled, waiting: jobs around; default %(default)s")
     add("--sleeps", type=int, default=5000, help="jobs of the sleep cell; default %(default)s")

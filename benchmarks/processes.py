@@ -60,9 +60,18 @@ def machine_seconds() -> tuple[float, float]:
 
 def peak_memories(*roots: int) -> list[float]:
     """MiB that each process of the trees has had at its highest."""
+    return _status("VmHWM:", roots)
+
+
+def memories(*roots: int) -> list[float]:
+    """MiB that each process of the trees has now."""
+    return _status("VmRSS:", roots)
+
+
+def _status(name: str, roots: tuple[int, ...]) -> list[float]:
     pids = [pid for root in roots for pid in tree(root)]
     status = [line.split() for pid in pids for line in _read(f"{pid}/status").splitlines()]
-    return [int(fields[1]) / 1024 for fields in status if fields[0] == "VmHWM:"]
+    return [int(fields[1]) / 1024 for fields in status if fields[0] == name]
 
 
 class Others:

@@ -6,10 +6,12 @@ from .coroutines import Async, Sleep
 from .crowded import Full, Scheduled, Snapshot, Waiting
 from .drain import Drain
 from .enqueue import Enqueue, Writers
+from .failing import Failing
 from .idle import Idle
 from .layers import Layers
 from .limits import Limits, Work
-from .memory import Memory
+from .memory import Growth, Memory
+from .orm import Orm, Select
 from .pickup import Pickup
 from .processes import Processes
 
@@ -21,6 +23,9 @@ ALL: dict[str, Cell] = {
         Drain(),
         Enqueue(),
         Pickup(),
+        Orm(),
+        Select(),
+        Failing(),
         Idle(),
         Full(),
         Snapshot(),
@@ -34,6 +39,7 @@ ALL: dict[str, Cell] = {
         Limits(),
         Work(),
         Memory(),
+        Growth(),
         Writers(),
     )
 }

@@ -1,8 +1,12 @@
 from benchmarks import adapters, drains, processes
 from benchmarks.drains import Figures
-from benchmarks.entrants import Entrant
+from benchmarks.entrants import OURS, Entrant
 
 from .base import Cell, Column
+
+FIRST = 10_000  # jobs after which a worker has all that it needs
+SLOW_RECEIVER = "0.0002"  # seconds that it sleeps: longer than a job takes
+SLOW_PART = 5
 
 
 class Memory(Cell):
@@ -27,3 +31,47 @@ class Memory(Cell):
                 in_drain = processes.peak_memories(*workers.pids)
             stage.expect("finished", before + jobs)
         return {"at rest MiB": at_rest, "drain MiB": max(in_drain), "all processes MiB": sum(in_drain)}
+
+
+class Growth(Cell):
+    name = "growth"
+    sentence = (
+        "memory that a worker gains in a drain of a million no-ops: after it, against after the first 10,000; again "
+        "where the project receives task_finished slowly, with a fifth of the jobs"
+    )
+    columns = (
+        Column("growth MiB", "{:+.1f}", less=True),
+        Column("after 10,000 MiB", "{:.0f}", is_main=False, less=True),
+        Column("highest MiB", "{:.0f}", is_main=False, less=True),
+        Column("drain/s", is_main=False),
+        Column("slow receiver growth MiB", "{:+.1f}", less=True),
+        Column("slow receiver highest MiB", "{:.0f}", is_main=False, less=True),
+        Column("slow receiver drain/s", is_main=False),
+    )
+
+    def suits(self, entrant: Entrant) -> bool:
+        return not entrant.is_slow
+
+    def measure(self, entrant: Entrant) -> Figures:
+        found = self._grow(entrant, entrant.options.many)
+        if entrant.peer == OURS:
+            slow = self._grow(entrant, entrant.options.many // SLOW_PART, BENCHMARK_RECEIVER=SLOW_RECEIVER)
+            found |= {f"slow receiver {name}": value for name, value in slow.items()}
+        return found
+
+    def _grow(self, entrant: Entrant, jobs: int, **env: str) -> Figures:
+        first = min(FIRST, jobs // 10)
+        with entrant.stage(**env) as stage:
+            stage.put("noop", jobs)
+            stage.database.settle()
+            with stage.database.watch() as look, stage.workers() as workers:
+                observer = drains.Observer(look, workers)
+                seconds = drains.PATIENCE + stage.limit
+                left = stage.about["waiting"]
+                start = observer.wait_until(lambda: jobs - look(left) >= first, seconds, "the first jobs were not done")
+                before = max(processes.memories(*workers.pids))
+                end = observer.wait_until(lambda: not look(stage.about["unfinished"]), seconds, "not all were done")
+                after, highest = max(processes.memories(*workers.pids)), max(processes.peak_memories(*workers.pids))
+            stage.expect("finished", jobs)
+        found = {"growth MiB": after - before, "after 10,000 MiB": before, "highest MiB": highest}
+        return found | {"drain/s": (jobs - first) / (end - start)}

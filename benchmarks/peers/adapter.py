@@ -125,6 +125,7 @@ def about(peer):
         "waiting": peer.WAITING,
         "unfinished": peer.UNFINISHED,
         "finished": peer.FINISHED,
+        "failed": getattr(peer, "FAILED", None),
         "point": getattr(peer, "POINT", None),
         "passed": getattr(peer, "PASSED", None),
         "held": getattr(peer, "HELD", None),

@@ -20,6 +20,10 @@ FOLDER = os.environ.get("BENCHMARK_FOLDER", ".")
 SETTINGS = os.environ.get("BENCHMARK_SETTINGS", "as-installed")
 #: CONN_MAX_AGE in seconds; empty: not set, as in a fresh project.
 AGE = os.environ.get("BENCHMARK_AGE", "")
+#: Do jobs use Django's ORM? So that peers which know nothing of Django set it up.
+ORM = bool(os.environ.get("BENCHMARK_ORM"))
+#: Seconds that a receiver of Django's ``task_finished`` sleeps; empty: there is none.
+RECEIVER = os.environ.get("BENCHMARK_RECEIVER", "")
 CHUNK = 1000  # jobs of one bulk call
 BURN = 0.005  # seconds of CPU time
 SLEEP = 0.1
@@ -65,6 +69,17 @@ def burn(seconds=BURN):
         pass
 
 
+def fail(n):
+    """What the tasks of the failing cell do: an error of the kind that user code has, some calls deep."""
+    return _fail_deeper(n, 5)
+
+
+def _fail_deeper(n, depth):
+    if depth:
+        return _fail_deeper(n, depth - 1)
+    raise ValueError(f"no such order: {n}")
+
+
 def chunks(values):
     return [values[start : start + CHUNK] for start in range(0, len(values), CHUNK)]
 
@@ -101,7 +116,7 @@ def django_setup(*apps, **settings):
 
     django_settings.configure(
         SECRET_KEY="benchmark",
-        INSTALLED_APPS=[*FRESH_APPS, *apps],
+        INSTALLED_APPS=[*FRESH_APPS, "shop", *apps],
         TEMPLATES=FRESH_TEMPLATES,
         DATABASES={"default": database()},
         **logging_settings(),
@@ -130,7 +145,11 @@ def django_command(*args):
 
 
 def migrate():
-    django_command("migrate", "-v0")
+    django_command("migrate", "-v0", "--run-syncdb")
+    if ORM:
+        from shop import work
+
+        work.fill()
 
 
 def until_signal(main):

@@ -10,6 +10,7 @@ CONFIG = """dj_queue --mode async --only-work: one process, 8 threads, prefetch_
     beside LISTEN"""
 WAITING = "select count(*) from dj_queue_ready_executions"
 UNFINISHED = """select exists(select 1 from dj_queue_ready_executions)
+FAILED = "select count(*) from dj_queue_failed_executions"
     or exists(select 1 from dj_queue_claimed_executions)"""
 FINISHED = "select count(*) from dj_queue_jobs where finished_at is not null"
 POINT = "select job_id from dj_queue_ready_executions order by job_id limit 1 offset {number}"

@@ -9,6 +9,7 @@ SHARE = 0.02
 CONFIG = "ox_worker --concurrency 2 --interval 0.1: one process"
 WAITING = "select count(*) from django_ox_oxtask where status = 'READY'"
 UNFINISHED = "select exists(select 1 from django_ox_oxtask where status in ('READY', 'RUNNING'))"
+FAILED = "select count(*) from django_ox_oxtask where status = 'FAILED'"
 FINISHED = "select count(*) from django_ox_oxtask where status = 'SUCCESSFUL'"
 
 django_setup("django_ox", TASKS={"default": {"BACKEND": "django_ox.backend.OxBackend"}})

@@ -9,6 +9,7 @@ SHARE = 0.02
 CONFIG = "db_worker --interval 0.1 --no-startup-delay: it has no threads"
 WAITING = "select count(*) from django_tasks_database_dbtaskresult where status = 'READY'"
 UNFINISHED = "select exists(select 1 from django_tasks_database_dbtaskresult where status in ('READY', 'RUNNING'))"
+FAILED = "select count(*) from django_tasks_database_dbtaskresult where status = 'FAILED'"
 FINISHED = "select count(*) from django_tasks_database_dbtaskresult where status = 'SUCCESSFUL'"
 
 django_setup("django_tasks_db", TASKS={"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}})

@@ -1,9 +1,10 @@
 """django-jobqueue with its defaults: what a project gets that sets nothing, or what the documentation says to set."""
 
 import asyncio
+import time
 
 import common
-from common import LAYERS, PROCESSES, SETTINGS, SLOTS, chunks, django_command, django_setup, migrate
+from common import LAYERS, PROCESSES, RECEIVER, SETTINGS, SLOTS, chunks, django_command, django_setup, migrate
 
 PACKAGE = "django-jobqueue"
 DATABASES = ("postgresql", "sqlite", "mariadb")
@@ -21,6 +22,7 @@ UNFINISHED = """select exists(select 1 from django_jobqueue_job where status = '
     or exists(select 1 from django_jobqueue_job
         where status = 'WAITING' and waiting_for = 0 and concurrency_key is not null)"""
 FINISHED = "select count(*) from django_jobqueue_job where status = 'SUCCESSFUL'"
+FAILED = "select count(*) from django_jobqueue_job where status = 'FAILED'"
 POINT = """select id from django_jobqueue_job where status = 'READY' and place is not null
     order by id limit 1 offset {number}"""
 PASSED = "select exists(select 1 from django_jobqueue_job where id = {id} and status = 'SUCCESSFUL')"
@@ -50,6 +52,9 @@ django_setup(
     **layers_around(LAYERS),
 )
 
+from django.tasks.signals import task_finished  # noqa: E402
+from shop import work  # noqa: E402
+
 from django_jobqueue import enqueue_many, task  # noqa: E402
 
 
@@ -69,6 +74,37 @@ def burn(n):
 
 
 @task
+def select(n):
+    work.select(n)
+
+
+@task
+def orm(n):
+    work.orm(n)
+
+
+@task
+async def aselect(n):
+    await work.aselect(n)
+
+
+@task
+async def aorm(n):
+    await work.aorm(n)
+
+
+@task(max_attempts=1)
+def fail(n):
+    common.fail(n)
+
+
+@task(max_attempts=2, backoff=0, takes_context=True)
+def fail_once(context, n):
+    if context.attempt == 1:
+        common.fail(n)
+
+
+@task
 async def anoop(n):
     return None
 
@@ -78,7 +114,8 @@ async def sleep(n):
     await asyncio.sleep(common.SLEEP)
 
 
-TASKS = {"noop": noop, "stamp": stamp, "burn": burn, "anoop": anoop, "sleep": sleep}
+OWN = (noop, stamp, burn, select, orm, aselect, aorm, fail, fail_once, anoop, sleep)
+TASKS = {task.func.__name__: task for task in OWN}
 if LAYERS == "limits":
     import jobqueue_limits  # its options are those of the layers
 
@@ -108,7 +145,13 @@ def bulk(name, values):
         enqueue_many([TASKS[name].s(value) for value in some])
 
 
+def receive_slowly(sender, **kwargs):
+    time.sleep(float(RECEIVER))
+
+
 def worker():
+    if RECEIVER:
+        task_finished.connect(receive_slowly)
     options = ["--processes", str(PROCESSES)] if PROCESSES > 1 else []
     options += ["--async-slots", str(SLOTS)] if SLOTS else []
     django_command("runworker", *options)

@@ -11,6 +11,7 @@ import uvloop
 from common import SLOTS, URL, chunks
 from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver
+from pgqueuer.errors import RetryRequested
 from pgqueuer.queries import Queries
 
 PACKAGE = "pgqueuer"
@@ -18,11 +19,15 @@ DATABASES = ("postgresql",)
 KIND = "coroutine"
 CONFIG = "run(batch_size=500) with AsyncpgDriver on one connection and uvloop, durable tables"
 WAITING = "select count(*) from pgqueuer where status = 'queued'"
+FAILED = "select count(*) from pgqueuer_log where status = 'exception'"
 UNFINISHED = "select exists(select 1 from pgqueuer)"
 FINISHED = "select count(*) from pgqueuer_log where status = 'successful'"
 POINT = "select id from pgqueuer order by id limit 1 offset {number}"
 PASSED = "select not exists(select 1 from pgqueuer where id = {id})"
-TASKS = ("noop", "stamp", "burn", "anoop", "sleep")
+TASKS = ("noop", "stamp", "burn", "anoop", "sleep", "fail", "fail_once", "select", "orm", "aselect", "aorm")
+
+if common.ORM:
+    common.django_setup()
 
 connection = queries = None
 
@@ -44,6 +49,8 @@ def setup():
         await disconnect()
 
     asyncio.run(install())
+    if common.ORM:
+        common.migrate()
 
 
 async def one(name, value):
@@ -76,10 +83,41 @@ async def run():
     async def sleep(job):
         await asyncio.sleep(common.SLEEP)
 
+    @pgq.entrypoint("fail")
+    async def fail(job):
+        common.fail(json.loads(job.payload))
+
+    @pgq.entrypoint("fail_once")
+    async def fail_once(job):
+        if job.attempts == 0:
+            raise RetryRequested(reason="the first attempt fails")
+
+    if common.ORM:
+        add_orm(pgq)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, pgq.shutdown.set)
     # It wants to run at least two batches at once.
     limit = {"batch_size": SLOTS // 2, "max_concurrent_tasks": SLOTS} if SLOTS else {"batch_size": 500}
     await pgq.run(dequeue_timeout=timedelta(seconds=30), **limit)
+
+
+def add_orm(pgq):
+    """As pgqueuer says that blocking code is run: in the threads of asyncio."""
+    from shop import work
+
+    def add(name):
+        if name.startswith("a"):
+
+            @pgq.entrypoint(name)
+            async def run(job):
+                await getattr(work, name)(json.loads(job.payload))
+        else:
+
+            @pgq.entrypoint(name)
+            async def run(job):
+                await asyncio.to_thread(getattr(work, name), json.loads(job.payload))
+
+    for name in ("select", "orm", "aselect", "aorm"):
+        add(name)
 
 
 def worker():

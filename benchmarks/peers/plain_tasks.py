@@ -2,6 +2,7 @@
 
 import common
 from django.tasks import task
+from shop import work
 
 
 @task
@@ -19,4 +20,29 @@ def burn(n):
     common.burn()
 
 
-TASKS = {"noop": noop, "stamp": stamp, "burn": burn}
+@task
+def fail(n):
+    common.fail(n)
+
+
+@task
+def select(n):
+    work.select(n)
+
+
+@task
+def orm(n):
+    work.orm(n)
+
+
+@task
+async def aselect(n):
+    await work.aselect(n)
+
+
+@task
+async def aorm(n):
+    await work.aorm(n)
+
+
+TASKS = {task.func.__name__: task for task in (noop, stamp, burn, fail, select, orm, aselect, aorm)}
