@@ -59,8 +59,11 @@ def installed() -> dict[str, dict[str, Any]]:
     return found
 
 
-def enqueue(peer: str, how: str, task: str, counts: list[int], env: Env) -> float:
-    """Enqueue so many jobs, by a process for each count, all at the same time. The seconds from first to last."""
+def enqueue(peer: str, how: str, task: str, counts: list[int], env: Env) -> tuple[float, float]:
+    """Enqueue so many jobs, by a process for each count, all at the same time.
+
+    The seconds from first to last, and the CPU seconds of all.
+    """
     with ExitStack() as stack:
         writers = []
         for count in counts:
@@ -91,7 +94,7 @@ def _tell(writers: list[tuple[subprocess.Popen[str], Any]], ready: str) -> None:
         process.stdin.flush()
 
 
-def _span(writers: list[tuple[subprocess.Popen[str], Any]]) -> float:
+def _span(writers: list[tuple[subprocess.Popen[str], Any]]) -> tuple[float, float]:
     spans = []
     for process, log in writers:
         output = process.communicate()[0]
@@ -99,7 +102,8 @@ def _span(writers: list[tuple[subprocess.Popen[str], Any]]) -> float:
             log.seek(0)
             raise Failed(f"enqueue: {log.read()[-3000:]}")
         spans.append(json.loads(output.splitlines()[-1]))
-    return max(end for _start, end in spans) - min(start for start, _end in spans)
+    starts, ends, cpu = zip(*spans, strict=True)
+    return max(ends) - min(starts), sum(cpu)
 
 
 class Workers:

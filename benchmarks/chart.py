@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from . import cells
 from .cells import Column
-from .entrants import FLOOR, OURS
+from .entrants import FLOOR, OURS, peer_of
 from .results import Results, Value
 
 WIDTH, MARGIN = 760, 24
@@ -33,10 +33,10 @@ def drawing(results: Results) -> str:
     """SVG, with a panel for each column that has a title for one."""
     y, parts = MARGIN, []
     for cell, column in _charted(results):
-        ranking = [one for one in results.ranking(cell, column.name, less=column.less) if _is_shown(results, one[0])]
-        if ranking:
-            parts += _panel(column, ranking, y)
-            y += HEAD + ROW * len(ranking) + GAP
+        rows = _rows(results, cell, column)
+        if rows[0][1]:
+            parts += _panel(column, rows, y)
+            y += HEAD + ROW * len(rows) + GAP
     height = y - GAP + MARGIN
     return "\n".join(
         [
@@ -57,26 +57,36 @@ def _charted(results: Results) -> Iterator[tuple[str, Column]]:
                 yield cell.name, column
 
 
+def _rows(results: Results, cell: str, column: Column) -> list[tuple[str, Value | None]]:
+    """Every queue that there is to show, best first; at the end those without a figure."""
+    shown = [name for name in results.entrants if _is_shown(results, name)]
+    ranking = [one for one in results.ranking(cell, column.name, less=column.less) if one[0] in shown]
+    return [*ranking, *((name, None) for name in shown if name not in dict(ranking))]
+
+
 def _is_shown(results: Results, name: str) -> bool:
     """Ours wherever it was measured, the others where most of them are: the tables have the rest."""
-    peer, _at, database = name.partition("@")
-    return peer == OURS or database == "postgresql" or f"{OURS}@postgresql" not in results.entrants
+    database = name.partition("@")[2]
+    return peer_of(name) == OURS or database == "postgresql" or f"{OURS}@postgresql" not in results.entrants
 
 
-def _panel(column: Column, ranking: list[tuple[str, Value]], y: int) -> Iterator[str]:
+def _panel(column: Column, rows: Sequence[tuple[str, Value | None]], y: int) -> Iterator[str]:
     left = MARGIN + NAMES
-    scale = (WIDTH - MARGIN - FIGURES - left) / max(value.median for _name, value in ranking)
+    scale = (WIDTH - MARGIN - FIGURES - left) / max(value.median for _name, value in rows if value)
     yield f'<text class="title" x="{MARGIN}" y="{y + 14}">{escape(column.chart)}</text>'
     y += HEAD
-    for number, (name, value) in enumerate(ranking):
-        yield from _row(name, column.form.format(value.median), value.median * scale, left, y + ROW * number)
-    yield f'<line class="axis" x1="{left}" y1="{y}" x2="{left}" y2="{y + ROW * len(ranking)}"/>'
+    for number, (name, value) in enumerate(rows):
+        figure = column.form.format(value.median) if value else column.missing
+        yield from _row(name, figure, value.median * scale if value else 0, left, y + ROW * number)
+    yield f'<line class="axis" x1="{left}" y1="{y}" x2="{left}" y2="{y + ROW * len(rows)}"/>'
 
 
 def _row(name: str, figure: str, length: float, left: int, y: int) -> Iterator[str]:
-    peer, _at, database = name.partition("@")
+    title, _at, database = name.partition("@")
+    peer, _colon, code = title.partition(":")
     kind = {OURS: " ours", FLOOR: " floor"}.get(peer, "")
     label = LABELS.get(peer) or peer.replace("_", "-")
+    label += f" {code}" if code else ""
     label += {"postgresql": "", "sqlite": " (SQLite)", "mariadb": " (MariaDB)"}[database]
     middle = y + ROW / 2
     yield f'<text class="name{kind}" x="{left - 10}" y="{middle}">{escape(label)}</text>'

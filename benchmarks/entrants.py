@@ -19,6 +19,11 @@ FLOOR = "floor"
 SETTINGS = ("as-installed", "production", "quiet")
 
 
+def peer_of(name: str) -> str:
+    """The peer in the name of an entrant, ``jobqueue`` in ``jobqueue:old@postgresql``."""
+    return name.partition("@")[0].partition(":")[0]
+
+
 class Entrant:
     def __init__(
         self, peer: str, server: str, about: dict[str, Any], options: argparse.Namespace, code: str = ""
@@ -73,15 +78,17 @@ class Stage:
         self.env = {**entrant.env, "BENCHMARK_URL": database.url, "BENCHMARK_SETTINGS": settings}
         self.env |= {"BENCHMARK_FOLDER": folder, "BENCHMARK_STAMPS": f"{folder}/stamps"}
 
-    def one_by_one(self, task: str, jobs: int, writers: int = 1) -> float:
-        """Enqueue, each job in a transaction of its own; jobs per second."""
+    def one_by_one(self, task: str, jobs: int, writers: int = 1) -> tuple[float, float]:
+        """Enqueue, each job in a transaction of its own; jobs per second, and CPU time of a job in µs."""
         each = jobs // writers
-        seconds = adapters.enqueue(self.peer, "one", task, [each] * writers, self.env)
-        return (each - 1) * writers / seconds  # the first of each writer is not in the time
+        seconds, cpu = adapters.enqueue(self.peer, "one", task, [each] * writers, self.env)
+        counted = (each - 1) * writers  # the first of each writer is not in the time
+        return counted / seconds, cpu / counted * 1e6
 
-    def bulk(self, task: str, jobs: int, **env: str) -> float:
-        """Enqueue by the thousand; jobs per second."""
-        return jobs / adapters.enqueue(self.peer, "bulk", task, [jobs], {**self.env, **env})
+    def bulk(self, task: str, jobs: int, **env: str) -> tuple[float, float]:
+        """Enqueue by the thousand; jobs per second, and CPU time of a job in µs."""
+        seconds, cpu = adapters.enqueue(self.peer, "bulk", task, [jobs], {**self.env, **env})
+        return jobs / seconds, cpu / jobs * 1e6
 
     def put(self, task: str, jobs: int, **env: str) -> None:
         """Enqueue the fastest way."""

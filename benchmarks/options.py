@@ -86,7 +86,7 @@ def settings(text: str) -> list[str]:
 
 def code(text: str) -> tuple[str, Path]:
     name, _equals, path = text.partition("=")
-    if not name.isidentifier() or not (found := Path(path).resolve() / "django_jobqueue").is_dir():
+    if not path or not name.isidentifier() or not (found := Path(path).resolve() / "django_jobqueue").is_dir():
         raise argparse.ArgumentTypeError(f"{text}: not NAME=PATH with a folder that has django_jobqueue")
     return name, found.parent
 

@@ -70,13 +70,12 @@ class Results:
         values = [figures[column] for figures in rounds if column in figures]
         return Value(statistics.median(values), min(values), max(values)) if values else None
 
-    def ratio(self, cell: str, entrant: str, column: str, peer: str) -> Value | None:
-        """The median over that of the peer on the same database."""
-        value = self.value(cell, entrant, column)
-        base = self.value(cell, f"{peer}@{entrant.partition('@')[2]}", column)
-        if value is None or base is None or not base.median:
+    def ratio(self, cell: str, entrant: str, column: str, base: str) -> Value | None:
+        """The median of one entrant over that of another."""
+        value, by = self.value(cell, entrant, column), self.value(cell, base, column)
+        if value is None or by is None or not by.median:
             return None
-        return Value(*(figure / base.median for figure in (value.median, value.least, value.most)))
+        return Value(*(figure / by.median for figure in (value.median, value.least, value.most)))
 
     def ranking(self, cell: str, column: str, *, less: bool) -> list[tuple[str, Value]]:
         """The entrants that have a value there, best first."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import cells
-from .cells import Cell, Column
+from .cells import BEST, Cell, Column
+from .entrants import FLOOR, OURS, peer_of
 from .results import Results, Value
 
 
@@ -30,8 +31,18 @@ def _section(results: Results, cell: Cell) -> str:
 
 def _value(results: Results, cell: Cell, name: str, column: Column) -> Value | None:
     if column.by:
-        return results.ratio(cell.name, name, column.of, column.by)
+        return results.ratio(cell.name, name, column.of, _base(results, cell, name, column))
     return results.value(cell.name, name, column.name)
+
+
+def _base(results: Results, cell: Cell, name: str, column: Column) -> str:
+    """The entrant by whose value the column divides."""
+    database = name.partition("@")[2]
+    if column.by != BEST:
+        return f"{column.by}@{database}"
+    ranking = [found for found, _value in results.ranking(cell.name, column.of, less=column.less)]
+    others = [found for found in ranking if found.endswith(f"@{database}") and peer_of(found) not in (OURS, FLOOR)]
+    return others[0] if others else name
 
 
 def _cell(results: Results, cell: Cell, name: str, column: Column) -> str:

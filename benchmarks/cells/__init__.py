@@ -1,7 +1,7 @@
 """The cells of the benchmark: what is measured, each by its name."""
 
 from .arguments import Arguments
-from .base import Cell, Column
+from .base import BEST, Cell, Column
 from .coroutines import Async, Sleep
 from .crowded import Full, Scheduled, Snapshot, Waiting
 from .drain import Drain
@@ -15,7 +15,7 @@ from .orm import Orm, Select
 from .pickup import Pickup
 from .processes import Processes
 
-__all__ = ["ALL", "Cell", "Column"]
+__all__ = ["ALL", "BEST", "Cell", "Column"]
 
 ALL: dict[str, Cell] = {
     cell.name: cell

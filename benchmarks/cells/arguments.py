@@ -29,7 +29,7 @@ class Arguments(Cell):
             jobs = max(entrant.share_of(entrant.options.jobs) // part, 100)
             with entrant.stage() as stage:
                 if entrant.about["bulk"]:
-                    found[f"{title} bulk/s"] = stage.bulk("noop", jobs, BENCHMARK_BYTES=str(size))
+                    found[f"{title} bulk/s"], _cpu = stage.bulk("noop", jobs, BENCHMARK_BYTES=str(size))
                 else:
                     stage.enqueue("noop", jobs, BENCHMARK_BYTES=str(size))
                 drained = drains.drain(stage, jobs)

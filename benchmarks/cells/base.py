@@ -10,6 +10,8 @@ from benchmarks.entrants import OURS, Entrant
 
 #: The queue that ours is set against: the fastest of the others.
 RIVAL = "pgqueuer"
+#: Instead of a queue: that of the others which does best in the column, the floor left out.
+BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,11 @@ class Column:
     is_main: bool = True
     #: The title of its part of the chart, if it has one.
     chart: str = ""
+    #: What the chart says of a queue that has no figure.
+    missing: str = "not measured"
     #: Is less of it better?
     less: bool = False
-    #: For a ratio: the column that is divided, and the peer by whose value on the same database.
+    #: For a ratio: the column that is divided, and the peer by whose value on the same database; or BEST.
     of: str = ""
     by: str = ""
 

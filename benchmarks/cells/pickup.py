@@ -4,7 +4,7 @@ from benchmarks import adapters
 from benchmarks.drains import Figures
 from benchmarks.entrants import Entrant
 
-from .base import Cell, Column
+from .base import BEST, Cell, Column
 
 
 class Pickup(Cell):
@@ -15,6 +15,7 @@ class Pickup(Cell):
         Column(
             "p50 ms", "{:,.1f}", less=True, chart="Milliseconds until an idle worker begins (median; less is better)"
         ),
+        Column("p50 ÷ best other", "{:.2f}", is_main=False, less=True, of="p50 ms", by=BEST),
         Column("p95 ms", "{:,.1f}", is_main=False, less=True),
         Column("p99 ms", "{:,.1f}", less=True),
     )

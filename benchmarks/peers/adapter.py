@@ -4,7 +4,8 @@
     setup                              create the schema
     fill FINISHED WAITING SCHEDULED FOR-SLOTS FOR-A-JOB
                                        put so many jobs into the tables, where the adapter can
-    one TASK N, bulk TASK N            enqueue; when a line comes in, after "ready". Answers with its start and its end
+    one TASK N, bulk TASK N            enqueue; when a line comes in, after "ready". Answers with its start, its end
+                                       and its CPU time
     latency N                          milliseconds from enqueue to start of each of N jobs
     worker                             run a worker until SIGTERM
 
@@ -58,20 +59,20 @@ def values(count):
 
 
 def enqueue(client, how, task, count):
-    """Enqueue when told to, over a connection that is open: when it began, and when it was done."""
+    """Enqueue when told to, over a connection that is open: when it began and was done, and its CPU time."""
     jobs = values(count)
     if how == "one" and count > 1:
         client("one", task, jobs[0])  # what is set up on first use is set up now
         jobs = jobs[1:]
     print("ready", flush=True)
     sys.stdin.readline()
-    start = time.time()
+    start, cpu = time.time(), time.process_time()
     if how == "bulk":
         client("bulk", task, jobs)
     else:
         for value in jobs:
             client("one", task, value)
-    return start, time.time()
+    return start, time.time(), time.process_time() - cpu
 
 
 def latency(client, n):

@@ -11,8 +11,8 @@ PACKAGE = "awa-pg"
 DATABASES = ("postgresql",)
 KIND = "coroutine"
 LIMIT = SLOTS or 500
-CONFIG = """AsyncClient.start([("default", 500)]) on its queue storage (migrate, then install_queue_storage), which drops
-    the rows of finished jobs and keeps their number"""
+CONFIG = """AsyncClient.start([("default", 500)]) on its queue storage (migrate, then install_queue_storage), which
+    drops the rows of finished jobs and keeps their number"""
 # Its own view of all jobs takes seconds. Numbers are handed out in line, and what has ended is counted.
 ENQUEUED = "select coalesce(sum(awa.sequence_next_value(seq_name)) - count(*), 0)::int from awa.queue_enqueue_heads"
 CLAIMED = "select coalesce(sum(awa.sequence_next_value(seq_name)) - count(*), 0)::int from awa.queue_claim_heads"
