@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 
-from . import adapters, cells, chart, databases, options, table
+from . import adapters, cells, chart, databases, options, page, table
 from .cells import Cell
 from .entrants import OURS, Entrant
 from .results import Results
@@ -24,6 +24,8 @@ def main() -> None:
     print(text)
     if args.table:
         args.table.write_text(text)
+    for path in args.page:
+        path.write_text(page.updated(path.read_text(), results))
     if args.chart:
         args.chart.write_text(chart.drawing(results))
 

@@ -60,6 +60,8 @@ def parse() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write every figure of every round")
     add("--table", type=Path, metavar="FILE", help="write the tables, in Markdown, beside printing them")
     add("--chart", type=Path, metavar="FILE.svg", help="draw the most telling of them")
+    add("--page", type=Path, action="append", default=[], metavar="FILE.md",
+        help="renew the tables between <!-- CELL --> and <!-- /CELL -->; may be given several times")  # fmt: skip
     add("--from", type=Path, nargs="+", dest="sources", metavar="FILE", help="measure nothing, read these JSON files")
     options = parser.parse_args()
     options.cells = [cell.name for cell in chosen(parser, options.cells)]

@@ -10,10 +10,10 @@ from .results import Results, Value
 
 def tables(results: Results) -> str:
     measured = [cell for cell in cells.ALL.values() if cell.name in results.cells()]
-    return "\n".join(_section(results, cell) for cell in measured)
+    return "\n".join(section(results, cell) for cell in measured)
 
 
-def _section(results: Results, cell: Cell) -> str:
+def section(results: Results, cell: Cell) -> str:
     first = cell.columns[0]
     names = [name for name, _value in results.ranking(cell.name, first.name, less=first.less)]
     # An entrant may have no figure in the first column: a database without a server counts no statements.

@@ -12,12 +12,13 @@ from types import ModuleType
 import pytest
 from django.utils.module_loading import import_string
 
-from benchmarks import cells, chart, options, table
+from benchmarks import cells, chart, options, page, table
 from benchmarks.results import Results
 
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
+PAGE = "docs/explanation/benchmarks.md"
 PEERS = ROOT / "benchmarks" / "peers"
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -71,7 +72,7 @@ def test_the_log_of_production_is_json_with_the_job(production):
 
 
 def test_the_page_tells_of_every_cell():
-    text = (ROOT / "docs" / "explanation" / "benchmarks.md").read_text()
+    text = (ROOT / PAGE).read_text()
     terms = re.findall(r"^([a-z, ]+)\n: ", text.partition("## The cells")[2], re.MULTILINE)
     assert {name for term in terms for name in term.split(", ")} == set(cells.ALL)
 
@@ -126,3 +127,18 @@ def test_settings_come_in_the_order_of_the_columns():
     assert options.settings("quiet,as-installed") == ["as-installed", "quiet"]
     with pytest.raises(Exception, match="not one of as-installed, production, quiet"):
         options.settings("loud")
+
+
+def test_a_page_gets_the_tables_that_were_measured_and_the_headline(results):
+    results.add(1, "drain", "jobqueue@postgresql", figures={"production/s": 2000})
+    text = "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("headline", "drain", "idle"))
+    new = page.updated(text, results)
+    assert new.count("old") == 1  # of the cell that was not measured
+    assert "**6,000 no-op jobs a\nsecond**" in new and "1.5 times what pgqueuer does" in new
+    assert page.updated(new, results) == new
+
+
+def test_the_page_has_a_place_for_every_table():
+    for name, path in [("headline", "README.md"), *((name, PAGE) for name in ("headline", *cells.ALL))]:
+        text = (ROOT / path).read_text()
+        assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1, name
