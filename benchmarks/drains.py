@@ -58,16 +58,17 @@ def drain(stage: Stage, jobs: int, count: int = 1, outcome: str = "finished", **
         server_cpu = processes.cpu_seconds(database.pid) - server_cpu
         noise, memory = others.share(), max(processes.peak_memories(*workers.pids))
         wal_used = database.counters()[1] - wal
-    stage.expect(outcome, jobs)
+        if (found := look(about[outcome])) != jobs:
+            raise Failed(f"{found} jobs are {outcome}, not {jobs}\n{workers.printed()}")
     time.sleep(0.3)  # sessions report their commits when they end
-    found = {"drain/s": jobs / (end - start), "RSS MiB": memory, "others": noise}
-    found["worker µs/job"] = worker_cpu / jobs * 1e6
+    figures = {"drain/s": jobs / (end - start), "RSS MiB": memory, "others": noise}
+    figures["worker µs/job"] = worker_cpu / jobs * 1e6
     if database.pid is not None:
-        found["server µs/job"] = server_cpu / jobs * 1e6
+        figures["server µs/job"] = server_cpu / jobs * 1e6
     if wal:
-        found["commits/job"] = (database.counters()[0] - commits - observer.looks) / jobs
-        found["WAL B/job"] = wal_used / jobs
-    return found
+        figures["commits/job"] = (database.counters()[0] - commits - observer.looks) / jobs
+        figures["WAL B/job"] = wal_used / jobs
+    return figures
 
 
 def passage(stage: Stage, marks: list[int], count: int = 1, until_empty: bool = True) -> list[float]:
