@@ -30,11 +30,13 @@ class Orm(Cell):
     )
 
     def suits(self, entrant: Entrant) -> bool:
-        return entrant.knows("orm", "aorm")
+        return entrant.knows("orm")
 
     def measure(self, entrant: Entrant) -> Figures:
         found: Figures = {}
         for title, task in (("sync", "orm"), ("async", "aorm")):
+            if not entrant.knows(task):
+                continue
             drained = drain(entrant, task)
             found |= {f"{title}/s": drained["drain/s"], f"{title} µs/job": drained["worker µs/job"]}
             if "server µs/job" in drained:

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 import common
+import orm_coroutines
 from awa import AsyncClient
 from common import SLOTS, URL, chunks, until_signal
 
@@ -58,7 +59,18 @@ class Fail:
     n: int
 
 
+@dataclass
+class Orm:
+    n: int
+
+
+@dataclass
+class Aorm:
+    n: int
+
+
 TASKS = {"noop": Noop, "stamp": Stamp, "burn": Burn, "anoop": Anoop, "sleep": Sleep, "fail": Fail}
+TASKS |= {"orm": Orm, "aorm": Aorm}
 
 client = None
 
@@ -80,6 +92,8 @@ def setup():
         await disconnect()
 
     asyncio.run(create())
+    if common.ORM:
+        common.migrate()
 
 
 async def one(name, value):
@@ -111,6 +125,14 @@ def declare():
     @client.task(Sleep)
     async def sleep(job):
         await asyncio.sleep(common.SLEEP)
+
+    @client.task(Orm)
+    async def orm(job):
+        await orm_coroutines.orm(job.args.n)
+
+    @client.task(Aorm)
+    async def aorm(job):
+        await orm_coroutines.aorm(job.args.n)
 
     @client.task(Fail)
     async def fail(job):

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import common
+import orm_coroutines
 from chancy import Chancy, Job, Queue, Worker
 from common import SLOTS, URL, chunks, until_signal
 
@@ -39,6 +40,7 @@ async def sleep(*, n: int):
 
 
 TASKS = {"noop": noop, "stamp": stamp, "burn": burn, "anoop": noop, "sleep": sleep}
+TASKS |= {"orm": orm_coroutines.orm, "aorm": orm_coroutines.aorm}
 
 
 def connect():
@@ -57,6 +59,8 @@ def setup():
             await chancy.declare(queue, upsert=True)
 
     asyncio.run(create())
+    if common.ORM:
+        common.migrate()
 
 
 def one(name, value):

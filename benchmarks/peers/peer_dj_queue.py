@@ -10,8 +10,8 @@ CONFIG = """dj_queue --mode async --only-work: one process, 8 threads, prefetch_
     beside LISTEN"""
 WAITING = "select count(*) from dj_queue_ready_executions"
 UNFINISHED = """select exists(select 1 from dj_queue_ready_executions)
-FAILED = "select count(*) from dj_queue_failed_executions"
     or exists(select 1 from dj_queue_claimed_executions)"""
+FAILED = "select count(*) from dj_queue_failed_executions"
 FINISHED = "select count(*) from dj_queue_jobs where finished_at is not null"
 POINT = "select job_id from dj_queue_ready_executions order by job_id limit 1 offset {number}"
 PASSED = "select exists(select 1 from dj_queue_jobs where id = {id} and finished_at is not null)"

@@ -39,7 +39,17 @@ def burn(n):
     common.burn()
 
 
-TASKS = {"noop": noop, "stamp": stamp, "burn": burn}
+if common.ORM:
+    common.django_setup()
+    from shop import work
+
+
+@dramatiq.actor
+def orm(n):
+    work.orm(n)
+
+
+TASKS = {"noop": noop, "stamp": stamp, "burn": burn, "orm": orm}
 
 
 def setup():
@@ -47,6 +57,8 @@ def setup():
 
     with psycopg.connect(common.URL) as connection:
         connection.execute(generate_init_sql())
+    if common.ORM:
+        common.migrate()
 
 
 def one(name, value):

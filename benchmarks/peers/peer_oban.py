@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 import common
+import orm_coroutines
 from common import SLOTS, URL, chunks
 from oban import Oban, job
 from oban.schema import install
@@ -47,7 +48,17 @@ async def sleep(n):
     await asyncio.sleep(common.SLEEP)
 
 
-TASKS = {"noop": noop, "stamp": stamp, "burn": burn, "anoop": anoop, "sleep": sleep}
+@job(queue="default")
+async def orm(n):
+    await orm_coroutines.orm(n)
+
+
+@job(queue="default")
+async def aorm(n):
+    await orm_coroutines.aorm(n)
+
+
+TASKS = {"noop": noop, "stamp": stamp, "burn": burn, "anoop": anoop, "sleep": sleep, "orm": orm, "aorm": aorm}
 
 pool = oban = None
 
@@ -69,6 +80,8 @@ def setup():
         await disconnect()
 
     asyncio.run(create())
+    if common.ORM:
+        common.migrate()
 
 
 async def one(name, value):
