@@ -37,6 +37,8 @@ def measure(args: argparse.Namespace) -> Results:
     for number in range(args.rounds):
         for cell in (cells.ALL[name] for name in args.cells):
             for entrant in turned(entrants, number):
+                if number >= args.slow_rounds and entrant.is_slow:
+                    continue
                 if cell.suits(entrant) and not results.has_failed(cell.name, entrant.name):
                     measure_one(results, number + 1, cell, entrant)
                     if args.json:

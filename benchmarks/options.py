@@ -14,6 +14,7 @@ from .entrants import SETTINGS
 SHOWN = (
     "settings",
     "rounds",
+    "slow_rounds",
     "jobs",
     "samples",
     "seconds",
@@ -47,6 +48,7 @@ def parse() -> argparse.Namespace:
     add("--code", action="append", type=code, default=[], metavar="NAME=PATH",
         help="measure our code from this checkout too, as jobqueue:NAME; may be given several times")  # fmt: skip
     add("--rounds", type=int, default=3, help="default %(default)s")
+    add("--slow-rounds", type=int, help="of those the slow peers take part in the first ones only; default: in all")
     add("--jobs", type=int, default=10_000, help="jobs of a drain; slow peers get fewer. Default %(default)s")
     add("--samples", type=int, default=200, help="jobs of the pickup cell, ten a second; default %(default)s")
     add("--seconds", type=float, default=20, help="how long the idle cell watches; default %(default)s")
@@ -65,6 +67,7 @@ def parse() -> argparse.Namespace:
     add("--from", type=Path, nargs="+", dest="sources", metavar="FILE", help="measure nothing, read these JSON files")
     options = parser.parse_args()
     options.cells = [cell.name for cell in chosen(parser, options.cells)]
+    options.slow_rounds = options.rounds if options.slow_rounds is None else options.slow_rounds
     options.code = dict(options.code)
     options.server = options.server or default_servers()
     if not re.fullmatch(r"[a-z_]\w*", options.prefix):
