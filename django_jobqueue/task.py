@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from .backoff import Backoff, check_backoff
 from .compat import (
@@ -42,8 +43,12 @@ else:
             return Task
 
 
+class Patchable:
+    """Has no ``__slots__``, so that a task has a ``__dict__`` for the methods that tests replace."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobTask(_Task[P, R]):
+class JobTask(Patchable, _Task[P, R]):
     """A task with this package's options. What is left at None comes from the backend's OPTIONS."""
 
     #: How many attempts may fail before the job does.
@@ -96,6 +101,12 @@ class JobTask(_Task[P, R]):
         # super() without arguments does not work in a dataclass with slots: the class is made twice.
         Task.__post_init__(self)
         note_declared(self)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
     def using(
         self,
@@ -203,6 +214,62 @@ def taking_any_option(cls: type[JobTask[..., Any]]) -> None:
 
 
 taking_any_option(JobTask)
+
+
+def allowing_mocks(cls: type[JobTask[..., Any]]) -> None:
+    """Let tests replace methods of a task, with ``mock.patch.object(task, "enqueue")`` and its like, and ``func`` by a
+    mock. Fields stay frozen for all other purposes.
+    """
+    names = frozenset(item.name for item in fields(cls))
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807
+        patched = self.__dict__
+        if name == "func" and (is_mock(value) or value is patched.get(DECLARED)):
+            _replace_func(self, value)
+        elif name in names or not hasattr(cls, name):
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        elif getattr(value, "__self__", None) is self and value == getattr(cls, name).__get__(self):
+            patched.pop(name, None)  # the method itself comes back
+        else:
+            patched[name] = value
+
+    def __delattr__(self: Any, name: str) -> None:  # noqa: N807
+        patched = self.__dict__
+        if name == "func" and DECLARED in patched:
+            _replace_func(self, patched[DECLARED])
+        elif name in names or name not in patched:
+            raise FrozenInstanceError(f"cannot delete field {name!r}")
+        else:
+            del patched[name]
+
+    cls.__setattr__ = __setattr__  # type: ignore[method-assign]
+    cls.__delattr__ = __delattr__  # type: ignore[method-assign]
+
+
+#: Where a task whose function is mocked keeps the real one.
+DECLARED = "_declared_func"
+
+
+def is_mock(value: Any) -> bool:
+    """Has ``unittest.mock`` made it? Its ``autospec`` makes functions, which have the mock as an attribute."""
+    if (module := sys.modules.get("unittest.mock")) is None:
+        return False
+    kind = module.NonCallableMock
+    return isinstance(value, kind) or isinstance(getattr(value, "mock", None), kind)
+
+
+def _replace_func(task: Any, func: Any) -> None:
+    patched = task.__dict__
+    real = patched.setdefault(DECLARED, task.func)
+    if func is real:
+        del patched[DECLARED]
+    else:  # workers find the task by these names
+        for name in ("__module__", "__name__", "__qualname__"):
+            setattr(func, name, getattr(real, name))
+    object.__setattr__(task, "func", func)
+
+
+allowing_mocks(JobTask)
 
 #: Tasks as they were declared, by their functions, for those who want to see each one.
 declared: dict[Callable[..., Any], AnyTask] = {}
