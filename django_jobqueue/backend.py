@@ -27,10 +27,11 @@ from .compat import (
 )
 from .conf import Options, problems_of
 from .keys import slots_of
-from .middleware.chain import enqueue_through, hook, project_layers
+from .middleware.chain import enqueue_layers, enqueue_through
 from .options import checked_names
 from .registry import copy_of, effective, resolve
 from .signals import ENQUEUED
+from .signatures import check_arguments, fitting
 from .task import Call, JobTask, Step
 
 if TYPE_CHECKING:
@@ -113,8 +114,10 @@ class JobQueueBackend(BaseTaskBackend):
     def enqueue_steps(self, steps: Sequence[Step], name: str = "") -> tuple[int, Sequence[AnyResult]]:
         """Insert the jobs of a chain or group in one transaction; the number of their batch, and their results."""
         calls = [step.call for step in steps]
+        for step in steps if not enqueue_layers() else ():  # which may add arguments
+            check_arguments(step.call.task, step.call.args, step.call.kwargs, handed=int(step.takes_result))
         check_waits(step.call.task for step in steps if step.after)
-        jobs, kinds = self._jobs(calls)
+        jobs, kinds = self._jobs(calls, checked=True)
         insert = self._inserting(kinds)
         batch = self._lifecycle.enqueue_batch(jobs, steps, waits_of(calls), name, insert, self.database)
         return batch.pk, self._results_of(calls, jobs)
@@ -133,20 +136,25 @@ class JobQueueBackend(BaseTaskBackend):
                     ENQUEUED.send(type(self), result)
         return results
 
-    def _jobs(self, calls: Sequence[Call]) -> tuple[list[Job], Collection[Mapping[str, Any]]]:
+    def _jobs(self, calls: Sequence[Call], checked: bool = False) -> tuple[list[Job], Collection[Mapping[str, Any]]]:
         """The unsaved jobs for the calls; everything that can be wrong with them is found here. And what the jobs of
         each task have in common: what few tasks want is asked of those, for most jobs should not pay for it.
+        ``checked``: the arguments are known to fit the tasks' functions.
         """
         Job, now = self._models.Job, timezone.now()
-        columns: dict[int, dict[str, Any]] = {}
+        checked = checked or bool(enqueue_layers())  # a layer may add arguments: they are checked behind it
+        kinds: dict[int, tuple[dict[str, Any], set[Any]]] = {}
         jobs = []
         for call in calls:
-            task = call.task
-            if (own := columns.get(id(task))) is None:
-                columns[id(task)] = own = self._columns(task, now)
-            args, kwargs = call_as_json(task.func, call.args, call.kwargs, takes_context=task.takes_context)
-            jobs.append(Job.of(own, args=args, kwargs=kwargs))
-        return jobs, columns.values()
+            task, args, kwargs = call.task, call.args, call.kwargs
+            if (kind := kinds.get(id(task))) is None:
+                kinds[id(task)] = kind = self._columns(task, now), fitting(task)
+            own, fits = kind
+            if not checked and ((len(args), *kwargs) if kwargs else len(args)) not in fits:
+                check_arguments(task, args, kwargs)
+            texts = call_as_json(task.func, args, kwargs, takes_context=task.takes_context)
+            jobs.append(Job.of(own, args=texts[0], kwargs=texts[1]))
+        return jobs, [own for own, _ in kinds.values()]
 
     def _columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
         """What all jobs of this task have in common."""
@@ -196,8 +204,7 @@ class JobQueueBackend(BaseTaskBackend):
         return partial(self._insert, keyed=any("unique_task" in own or "limited_task" in own for own in kinds))
 
     def _insert(self, jobs: list[Job], keyed: bool) -> None:
-        layers = [layer for layer in project_layers() if hook(layer, "process_enqueue")]
-        if not layers:
+        if not (layers := enqueue_layers()):
             self._lifecycle.enqueue(jobs, self.database, may_have_keys=keyed)
             return
         for job in jobs:
@@ -207,7 +214,10 @@ class JobQueueBackend(BaseTaskBackend):
 
     def _save(self, jobs: list[Job]) -> list[Job]:
         for job in jobs:  # a layer may have put anything in
-            job.args, job.kwargs = normalise_call(resolve(job.task_path).func, job.args, job.kwargs)
+            task = resolve(job.task_path)
+            job.args, job.kwargs = normalise_call(task.func, job.args, job.kwargs)
+            if not job.waiting_for:  # others may be handed results
+                check_arguments(task, job.args, job.kwargs)
         saved: list[Job] = self._lifecycle.enqueue(jobs, self.database)
         return saved
 
