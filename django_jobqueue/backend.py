@@ -197,6 +197,7 @@ class JobQueueBackend(BaseTaskBackend):
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
         if after := getattr(task, "after", ()):
+            check_numbers(task)
             columns |= {"place": None, "status": self._models.Job.Status.WAITING, "waiting_for": len(after)}
         return columns
 
@@ -330,6 +331,15 @@ def waits_of(calls: Sequence[Call]) -> dict[int, tuple[tuple[int, ...], str]]:
     waiting: dict[int, Any] = {place: call.task for place, call in enumerate(calls) if getattr(call.task, "after", ())}
     check_waits(waiting.values())
     return {place: (task.after, task.if_failed) for place, task in waiting.items()}
+
+
+def check_numbers(task: AnyTask) -> None:
+    """Raise ``InvalidTask`` for a task that waits for what another backend has enqueued."""
+    for one in getattr(task, "after", ()):
+        if not isinstance(one, int):
+            raise InvalidTask(
+                f"{task.module_path} cannot wait for {one.task.name} #{one.id}: the backend {one.backend!r} has it."
+            )
 
 
 def check_waits(tasks: Iterable[AnyTask]) -> None:

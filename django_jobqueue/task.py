@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, overload
 
+from . import foreign
 from .backoff import Backoff, check_backoff
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -66,7 +67,7 @@ class JobTask(Patchable, _Task[P, R]):
     #: Run, with its outcome, in one transaction of the jobs' database.
     atomic: bool = False
     #: The numbers of jobs that must end before this one starts; for ``using``, not for ``@task``.
-    after: tuple[int, ...] = ()
+    after: tuple[Any, ...] = ()
     #: What becomes of the job if one of those has not succeeded: ``"cancel"``, ``"fail"`` or ``"run"`` it.
     if_failed: str = "cancel"
     #: When workers enqueue it by themselves: what ``cron`` and ``every`` make, one or a list.
@@ -98,8 +99,11 @@ class JobTask(Patchable, _Task[P, R]):
         if self.options:
             object.__setattr__(self, "options", _checked(self.options, self.middleware, self))
         check_options(self)
-        # super() without arguments does not work in a dataclass with slots: the class is made twice.
-        Task.__post_init__(self)
+        backend = self.get_backend()
+        if is_ours(backend):
+            backend.validate_task(self)
+        else:
+            foreign.validate(backend, self)
         note_declared(self)
 
     def __copy__(self) -> Self:
@@ -175,6 +179,36 @@ class JobTask(Patchable, _Task[P, R]):
         def get_result(self, result_id: str) -> JobResult[P, R]: ...
         async def aget_result(self, result_id: str) -> JobResult[P, R]: ...
 
+    else:
+
+        def enqueue(self, *args, **kwargs):
+            """Enqueue one job, in the caller's transaction; its ``TaskResult``."""
+            backend = self.get_backend()
+            if is_ours(backend):
+                return backend.enqueue(self, args, kwargs)
+            return foreign.enqueue(backend, self, args, kwargs)
+
+        async def aenqueue(self, *args, **kwargs):
+            """``enqueue`` for coroutines."""
+            backend = self.get_backend()
+            if is_ours(backend):
+                return await backend.aenqueue(self, args, kwargs)
+            return await foreign.aenqueue(backend, self, args, kwargs)
+
+        # super() does not work in a dataclass with slots: the class is made twice.
+
+        def get_result(self, result_id):
+            return foreign.adopt(Task.get_result(self, result_id))
+
+        async def aget_result(self, result_id):
+            return foreign.adopt(await Task.aget_result(self, result_id))
+
+        def call(self, *args, **kwargs):
+            return Task.call(self, *foreign.with_our_context(self, args), **kwargs)
+
+        async def acall(self, *args, **kwargs):
+            return await Task.acall(self, *foreign.with_our_context(self, args), **kwargs)
+
     def s(self, *args: Any, **kwargs: Any) -> Call:
         """A call that is not enqueued yet: for ``enqueue_many``, ``chain`` and ``group``. Behind others, the task gets
         their result in front of these arguments.
@@ -184,6 +218,11 @@ class JobTask(Patchable, _Task[P, R]):
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """The same, and the task gets no result of those before it: these arguments are all there is."""
         return Call(self, args, kwargs, takes_result=False)
+
+
+def is_ours(backend: Any) -> bool:
+    """Is it our backend, or a subclass?"""
+    return backend.task_class is JobTask or issubclass(backend.task_class, JobTask)
 
 
 def _checked(options: Mapping[str, Any], own_layers: tuple[Any, ...], task: JobTask[..., Any]) -> dict[str, Any]:
@@ -313,15 +352,18 @@ class Step:
 IF_FAILED = ("cancel", "fail", "run")
 
 
-def job_numbers(after: Any) -> tuple[int, ...]:
-    """The numbers of these jobs: a result, a job or a number, or several of them. Raise ``TypeError`` for others, and
-    ``ValueError`` for a result of what was not enqueued.
+def job_numbers(after: Any) -> tuple[Any, ...]:
+    """The numbers of these jobs: a result, a job or a number, or several of them. Results of foreign backends, which
+    give no numbers, stay as they are. Raise ``TypeError`` for others, and ``ValueError`` for a result of what was not
+    enqueued.
     """
     several = isinstance(after, Iterable) and not isinstance(after, str)
     return tuple(dict.fromkeys(_job_number(one) for one in (after if several else [after])))
 
 
-def _job_number(one: Any) -> int:
+def _job_number(one: Any) -> Any:
+    if isinstance(one, foreign.ForeignResult):
+        return one
     number = getattr(one, "id", one)
     if number in ("", None):
         raise ValueError(f"after: {one!r} was not enqueued, so nothing can wait for it.")
@@ -450,9 +492,9 @@ def task(
 ) -> Any:
     """Make a function a task: Django's ``@task`` with this package's options, alike on every version of Django.
 
-    Where the backend is a foreign one (Django's Immediate or Dummy in a test's settings, say), the options that only
-    we understand are left out, so that the same module can be imported there. Raise ``TypeError`` for an option that
-    does not exist and ``InvalidTask`` for a value that cannot be.
+    Where the backend is a foreign one (Django's Immediate or Dummy in a test's settings, say), the same code runs, and
+    the options that only we understand have no effect. Raise ``TypeError`` for an option that does not exist and
+    ``InvalidTask`` for a value that cannot be.
     """
     for name, what in (("run_after", "a time to start at"), ("after", "jobs to wait for")):
         if name in options:
@@ -463,7 +505,9 @@ def task(
 
     def declare(func: Callable[..., Any]) -> AnyTask:
         cls = task_backends[backend].task_class
-        own = options if issubclass(cls, JobTask) else {}
+        if cls is Task:
+            cls = JobTask
+        own = options if issubclass(cls, JobTask) else {}  # a package may have a class of its own
         return cls(
             func=func,
             priority=priority,
@@ -509,7 +553,7 @@ def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyResult]:
 
 def _enqueue_with(alias: str, calls: Sequence[Call]) -> Sequence[AnyResult]:
     backend = cast(Any, task_backends[alias])
-    if hasattr(backend, "enqueue_many"):
-        made: Sequence[AnyResult] = backend.enqueue_many(calls)
-        return made
-    return [backend.enqueue(call.task, call.args, call.kwargs) for call in calls]
+    if not is_ours(backend):
+        return foreign.enqueue_many(backend, calls)
+    made: Sequence[AnyResult] = backend.enqueue_many(calls)
+    return made
