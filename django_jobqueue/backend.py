@@ -28,6 +28,7 @@ from .compat import (
 from .conf import Options, problems_of
 from .keys import slots_of
 from .middleware.chain import enqueue_layers, enqueue_through
+from .moments import check_moment
 from .options import checked_names
 from .registry import copy_of, effective, resolve
 from .signals import ENQUEUED
@@ -89,6 +90,8 @@ class JobQueueBackend(BaseTaskBackend):
             task = copy_of(task, run_after=moment_after(task.run_after, timezone.now()))  # all that Django knows
         if task.run_after is not None and not isinstance(task.run_after, datetime):
             raise InvalidTask(f"run_after must be a datetime or a timedelta, not {task.run_after!r}.")
+        if task.run_after is not None:
+            check_run_after(task.run_after)
         if isinstance(task.priority, bool) or not isinstance(task.priority, int):
             raise InvalidTask(f"priority must be a whole number between -100 and 100, not {task.priority!r}.")
         if not isinstance(task.queue_name, str) or not 1 <= len(task.queue_name) <= 100:
@@ -359,9 +362,19 @@ def moment_after(delay: timedelta, now: datetime) -> datetime:
     if delay < timedelta(0):
         raise InvalidTask(f"run_after must not lie in the past, but is {delay!r}.")
     try:
-        return now + delay
+        moment = now + delay
     except OverflowError:
         raise InvalidTask(f"run_after is too far away: {delay!r}.") from None
+    check_run_after(moment)
+    return moment
+
+
+def check_run_after(moment: datetime) -> None:
+    """Raise ``InvalidTask`` for a time that not every database can hold."""
+    try:
+        check_moment("run_after", moment)
+    except ValueError as error:
+        raise InvalidTask(str(error)) from None
 
 
 def check_findable(task: AnyTask) -> None:

@@ -259,7 +259,9 @@ def test_nothing_ends_under_dummy_so_it_cannot_be_waited_for(dummy):
 
 def test_a_backend_without_chains_says_so_before_anything_is_enqueued(settings):
     settings.TASKS = only("tests.test_foreign.Elsewhere")
-    with pytest.raises(InvalidTask, match=r"The backend 'default', Elsewhere, cannot let jobs wait for others.*JobQueueBackend"):
+    with pytest.raises(
+        InvalidTask, match=r"The backend 'default', Elsewhere, cannot let jobs wait for others.*JobQueueBackend"
+    ):
         chain(noop.s(), noop.si()).enqueue()
     assert task_backends["default"].results == {}
     assert len(group(noop.s(), noop.s()).enqueue()) == len(task_backends["default"].results) == 2

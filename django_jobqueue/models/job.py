@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
-from .fields import NextPlace
+from .fields import Moment, NextPlace
 
 if TYPE_CHECKING:
     from .attempt import Attempt
@@ -123,9 +123,7 @@ class Job(models.Model):
         ),
     )
     enqueued_at = models.DateTimeField(_("enqueued at"), help_text=_("When the job was enqueued."))
-    run_after = models.DateTimeField(
-        _("run after"), null=True, blank=True, help_text=_("The job does not start before this time.")
-    )
+    run_after = Moment(_("run after"), null=True, blank=True, help_text=_("The job does not start before this time."))
     started_at = models.DateTimeField(
         _("started at"), null=True, blank=True, help_text=_("When the latest attempt was claimed.")
     )
