@@ -9,20 +9,23 @@ from django.db.models.functions import Now
 from ..models import Batch, Job
 from . import control
 from .follow import CHUNK
+from .route import write_route
 
 #: Those that wait come first: otherwise they might start when what they wait for is cancelled.
 CANCELLED_IN_ORDER = (Job.Status.WAITING, Job.Status.READY, Job.Status.RUNNING)
 
 
-def cancel_batch(batch_id: int, using: str = "default") -> control.Cancelled:
+def cancel_batch(batch_id: int, using: str | None = None) -> control.Cancelled:
     """Cancel what has not started, ask what runs to stop, and let nobody add to the batch any more."""
+    using = write_route(using)
     close_batch(batch_id, using)
     cancelled = (control.cancel(_ids_of(batch_id, status, using), using) for status in CANCELLED_IN_ORDER)
     return sum(cancelled, control.Cancelled())
 
 
-def retry_batch(batch_id: int, using: str = "default") -> int:
+def retry_batch(batch_id: int, using: str | None = None) -> int:
     """Run again what has failed or was cancelled, and what comes behind it; how many are in line at once."""
+    using = write_route(using)
     open_batch(batch_id, using)
     statuses = (Job.Status.FAILED, Job.Status.CANCELLED)
     return sum(control.retry(_ids_of(batch_id, status, using), using) for status in statuses)

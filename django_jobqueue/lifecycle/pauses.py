@@ -22,13 +22,14 @@ from . import notify
 from .admit import give_back_slots
 from .changes import RUN_NOW
 from .claim import QueueSelector, in_order
+from .route import write_route
 
 CHUNK = 1000
 
 
 def pause(
     queue_name: str | None = None,
-    using: str = "default",
+    using: str | None = None,
     *,
     task: str | AnyTask | None = None,
     key: str | None = None,
@@ -36,6 +37,7 @@ def pause(
     """Let no worker claim from the queue any more, or jobs of the task, or start any under the key of a concurrency
     or rate limit. Running jobs go on. False if it was paused already.
     """
+    using = write_route(using)
     if queue_name is not None and task is None and key is None:
         Queue.objects.using(using).get_or_create(name=queue_name)
         open_queue = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=True)
@@ -50,12 +52,13 @@ def pause(
 
 def resume(
     queue_name: str | None = None,
-    using: str = "default",
+    using: str | None = None,
     *,
     task: str | AnyTask | None = None,
     key: str | None = None,
 ) -> bool:
     """End a pause: what is in line is claimed again, what was put off comes back in line. False if there was none."""
+    using = write_route(using)
     if queue_name is not None and task is None and key is None:
         paused = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=False)
         resumed = bool(paused.update(paused_at=None))

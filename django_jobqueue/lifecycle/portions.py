@@ -47,9 +47,9 @@ def portions(jobs: Jobs, using: str, kinds: Sequence[str]) -> Iterator[QuerySet[
         rows = Job.objects.using(using)
         yield from (rows.filter(pk__in=ids) for ids in _chunks(jobs))
         return
-    jobs = jobs.order_by()
+    jobs = jobs.order_by().using(using)  # its own route is that for reads, which may lead to a replica
     for kind in kinds:
-        for line in _lines(kind, jobs.db):
+        for line in _lines(kind, using):
             yield from (jobs.filter(pk__in=ids) for ids in _walk(line, ORDERS[kind]))
 
 

@@ -321,6 +321,10 @@ class Job(models.Model):
         if not isinstance(self.args, list) or not isinstance(self.kwargs, dict):
             raise ValueError(f"Job #{self.pk} has no call: args must be a list and kwargs an object.")
 
+    def refresh_from_db(self, using: str | None = None, fields: Any = None, *args: Any, **kwargs: Any) -> None:
+        """From the database that the job is in. A router may send reads to a replica, which does not know it yet."""
+        super().refresh_from_db(using or self._state.db, fields, *args, **kwargs)
+
     @property
     def task_name(self) -> str:
         """The last part of the task's path: what people call it."""
