@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -213,8 +212,8 @@ class JobQueueBackend(BaseTaskBackend):
             return
         for job in jobs:
             job.decode()
-        with transaction.atomic(using=self.database):  # a layer that raises after the insert undoes it
-            enqueue_through(layers, self._save)(jobs)
+        # in one transaction: a layer that raises after the insert undoes it
+        self._lifecycle.together(jobs, self.database, lambda: enqueue_through(layers, self._save)(list(jobs)))
 
     def _save(self, jobs: list[Job]) -> list[Job]:
         for job in jobs:  # a layer may have put anything in

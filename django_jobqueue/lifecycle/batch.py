@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from django.db.models.functions import Now
 
+from ..dialects import get_dialect
 from ..models import Batch, Job
 from . import control
 from .follow import CHUNK
@@ -33,11 +34,13 @@ def retry_batch(batch_id: int, using: str | None = None) -> int:
 
 def close_batch(batch_id: int, using: str) -> None:
     """Let nobody add to the batch any more."""
-    Batch.objects.using(using).filter(pk=batch_id, cancelled_at__isnull=True).update(cancelled_at=Now())
+    batch = Batch.objects.using(using).filter(pk=batch_id, cancelled_at__isnull=True)
+    get_dialect(using).again_after_collision(lambda: batch.update(cancelled_at=Now()))
 
 
 def open_batch(batch_id: int, using: str) -> None:
-    Batch.objects.using(using).filter(pk=batch_id).update(cancelled_at=None)
+    batch = Batch.objects.using(using).filter(pk=batch_id)
+    get_dialect(using).again_after_collision(lambda: batch.update(cancelled_at=None))
 
 
 def _ids_of(batch_id: int, status: str, using: str) -> Iterator[int]:

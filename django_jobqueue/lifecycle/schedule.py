@@ -260,7 +260,8 @@ def aliases_of(using: str) -> list[str]:
 def note_failure(pk: int, error: Exception, using: str) -> None:
     """Say in the row why its tick could not be enqueued."""
     message = storable(f"{type(error).__name__}: {error}")[:MESSAGE_LENGTH]
-    Schedule.objects.using(using).filter(pk=pk).exclude(error=message).update(error=message)
+    schedule = Schedule.objects.using(using).filter(pk=pk).exclude(error=message)
+    get_dialect(using).again_after_collision(lambda: schedule.update(error=message))
 
 
 # -- times as the row has them --------------------------------------------------------------------
