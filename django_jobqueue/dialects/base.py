@@ -104,7 +104,7 @@ class Dialect(Limits):
         if len(jobs) == 1:
             jobs[0].save(using=self.using, force_insert=True)
             return
-        with transaction.atomic(using=self.using, savepoint=False):
+        with transaction.atomic(using=self.using):
             for job in jobs:
                 job.save(using=self.using, force_insert=True)
 

@@ -57,7 +57,7 @@ class MySQL(Dialect):
 
     def insert(self, jobs: list[Job]) -> None:
         portions = list(_portions(jobs))
-        with transaction.atomic(using=self.using, savepoint=False) if len(portions) > 1 else nullcontext():
+        with transaction.atomic(using=self.using) if len(portions) > 1 else nullcontext():
             ids = [number for some in portions for number in self._insert_portion(some)]
         self._inserted(jobs, ids)
 

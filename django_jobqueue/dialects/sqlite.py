@@ -49,7 +49,7 @@ class SQLite(Dialect):
             row = self._rows(INSERT_ONE_SCHEDULED if job.place is None else INSERT_ONE, self._values(job))
             self._inserted(jobs, row[0])
             return
-        with transaction.atomic(using=self.using, savepoint=False), self.connection.cursor() as cursor:
+        with transaction.atomic(using=self.using), self.connection.cursor() as cursor:
             cursor.execute(RESERVE, [len(jobs), JOB])
             if not (row := cursor.fetchone()):  # nobody has ever enqueued anything here
                 super().insert(jobs)

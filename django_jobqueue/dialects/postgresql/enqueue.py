@@ -73,7 +73,9 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
         if len(jobs) == 1:
             self._insert(jobs[0])
         elif len(jobs) < COPY_FROM:
-            self._insert_many(jobs)
+            # in a transaction of the caller's a refusal costs these jobs, and not the transaction
+            with nullcontext() if self.connection.get_autocommit() else transaction.atomic(using=self.using):
+                self._insert_many(jobs)
         else:
             self._copy_all(jobs)
 
@@ -158,7 +160,7 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
         kinds = [(scheduled, list(some)) for scheduled, some in groupby(jobs, key=lambda job: job.place is None)]
         alone = len(kinds) == 1 and self.connection.get_autocommit()  # the COPY is its own transaction
         with (
-            nullcontext() if alone else transaction.atomic(using=self.using, savepoint=False),
+            nullcontext() if alone else transaction.atomic(using=self.using),
             self.connection.cursor() as cursor,
         ):
             cursor.execute(RESERVE, [JOB, len(jobs)])
