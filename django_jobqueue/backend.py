@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -27,10 +26,12 @@ from .compat import (
 )
 from .conf import Options, problems_of
 from .keys import slots_of
-from .middleware.chain import enqueue_through, hook, project_layers
+from .middleware.chain import enqueue_layers, enqueue_through
+from .moments import check_moment
 from .options import checked_names
 from .registry import copy_of, effective, resolve
 from .signals import ENQUEUED
+from .signatures import check_arguments, fitting
 from .task import Call, JobTask, Step
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class JobQueueBackend(BaseTaskBackend):
             task = copy_of(task, run_after=moment_after(task.run_after, timezone.now()))  # all that Django knows
         if task.run_after is not None and not isinstance(task.run_after, datetime):
             raise InvalidTask(f"run_after must be a datetime or a timedelta, not {task.run_after!r}.")
+        if task.run_after is not None:
+            check_run_after(task.run_after)
         if isinstance(task.priority, bool) or not isinstance(task.priority, int):
             raise InvalidTask(f"priority must be a whole number between -100 and 100, not {task.priority!r}.")
         if not isinstance(task.queue_name, str) or not 1 <= len(task.queue_name) <= 100:
@@ -113,8 +116,10 @@ class JobQueueBackend(BaseTaskBackend):
     def enqueue_steps(self, steps: Sequence[Step], name: str = "") -> tuple[int, Sequence[AnyResult]]:
         """Insert the jobs of a chain or group in one transaction; the number of their batch, and their results."""
         calls = [step.call for step in steps]
+        for step in steps if not enqueue_layers() else ():  # which may add arguments
+            check_arguments(step.call.task, step.call.args, step.call.kwargs, handed=int(step.takes_result))
         check_waits(step.call.task for step in steps if step.after)
-        jobs, kinds = self._jobs(calls)
+        jobs, kinds = self._jobs(calls, checked=True)
         insert = self._inserting(kinds)
         batch = self._lifecycle.enqueue_batch(jobs, steps, waits_of(calls), name, insert, self.database)
         return batch.pk, self._results_of(calls, jobs)
@@ -133,20 +138,25 @@ class JobQueueBackend(BaseTaskBackend):
                     ENQUEUED.send(type(self), result)
         return results
 
-    def _jobs(self, calls: Sequence[Call]) -> tuple[list[Job], Collection[Mapping[str, Any]]]:
+    def _jobs(self, calls: Sequence[Call], checked: bool = False) -> tuple[list[Job], Collection[Mapping[str, Any]]]:
         """The unsaved jobs for the calls; everything that can be wrong with them is found here. And what the jobs of
         each task have in common: what few tasks want is asked of those, for most jobs should not pay for it.
+        ``checked``: the arguments are known to fit the tasks' functions.
         """
         Job, now = self._models.Job, timezone.now()
-        columns: dict[int, dict[str, Any]] = {}
+        checked = checked or bool(enqueue_layers())  # a layer may add arguments: they are checked behind it
+        kinds: dict[int, tuple[dict[str, Any], set[Any]]] = {}
         jobs = []
         for call in calls:
-            task = call.task
-            if (own := columns.get(id(task))) is None:
-                columns[id(task)] = own = self._columns(task, now)
-            args, kwargs = call_as_json(task.func, call.args, call.kwargs, takes_context=task.takes_context)
-            jobs.append(Job.of(own, args=args, kwargs=kwargs))
-        return jobs, columns.values()
+            task, args, kwargs = call.task, call.args, call.kwargs
+            if (kind := kinds.get(id(task))) is None:
+                kinds[id(task)] = kind = self._columns(task, now), fitting(task)
+            own, fits = kind
+            if not checked and ((len(args), *kwargs) if kwargs else len(args)) not in fits:
+                check_arguments(task, args, kwargs)
+            texts = call_as_json(task.func, args, kwargs, takes_context=task.takes_context)
+            jobs.append(Job.of(own, args=texts[0], kwargs=texts[1]))
+        return jobs, [own for own, _ in kinds.values()]
 
     def _columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
         """What all jobs of this task have in common."""
@@ -189,6 +199,7 @@ class JobQueueBackend(BaseTaskBackend):
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
         if after := getattr(task, "after", ()):
+            check_numbers(task)
             columns |= {"place": None, "status": self._models.Job.Status.WAITING, "waiting_for": len(after)}
         return columns
 
@@ -196,18 +207,20 @@ class JobQueueBackend(BaseTaskBackend):
         return partial(self._insert, keyed=any("unique_task" in own or "limited_task" in own for own in kinds))
 
     def _insert(self, jobs: list[Job], keyed: bool) -> None:
-        layers = [layer for layer in project_layers() if hook(layer, "process_enqueue")]
-        if not layers:
+        if not (layers := enqueue_layers()):
             self._lifecycle.enqueue(jobs, self.database, may_have_keys=keyed)
             return
         for job in jobs:
             job.decode()
-        with transaction.atomic(using=self.database):  # a layer that raises after the insert undoes it
-            enqueue_through(layers, self._save)(jobs)
+        # in one transaction: a layer that raises after the insert undoes it
+        self._lifecycle.together(jobs, self.database, lambda: enqueue_through(layers, self._save)(list(jobs)))
 
     def _save(self, jobs: list[Job]) -> list[Job]:
         for job in jobs:  # a layer may have put anything in
-            job.args, job.kwargs = normalise_call(resolve(job.task_path).func, job.args, job.kwargs)
+            task = resolve(job.task_path)
+            job.args, job.kwargs = normalise_call(task.func, job.args, job.kwargs)
+            if not job.waiting_for:  # others may be handed results
+                check_arguments(task, job.args, job.kwargs)
         saved: list[Job] = self._lifecycle.enqueue(jobs, self.database)
         return saved
 
@@ -322,6 +335,15 @@ def waits_of(calls: Sequence[Call]) -> dict[int, tuple[tuple[int, ...], str]]:
     return {place: (task.after, task.if_failed) for place, task in waiting.items()}
 
 
+def check_numbers(task: AnyTask) -> None:
+    """Raise ``InvalidTask`` for a task that waits for what another backend has enqueued."""
+    for one in getattr(task, "after", ()):
+        if not isinstance(one, int):
+            raise InvalidTask(
+                f"{task.module_path} cannot wait for {one.task.name} #{one.id}: the backend {one.backend!r} has it."
+            )
+
+
 def check_waits(tasks: Iterable[AnyTask]) -> None:
     """Raise ``InvalidTask`` for a task that has a unique key: the job that has it may be there already, and another
     call's.
@@ -339,9 +361,19 @@ def moment_after(delay: timedelta, now: datetime) -> datetime:
     if delay < timedelta(0):
         raise InvalidTask(f"run_after must not lie in the past, but is {delay!r}.")
     try:
-        return now + delay
+        moment = now + delay
     except OverflowError:
         raise InvalidTask(f"run_after is too far away: {delay!r}.") from None
+    check_run_after(moment)
+    return moment
+
+
+def check_run_after(moment: datetime) -> None:
+    """Raise ``InvalidTask`` for a time that not every database can hold."""
+    try:
+        check_moment("run_after", moment)
+    except ValueError as error:
+        raise InvalidTask(str(error)) from None
 
 
 def check_findable(task: AnyTask) -> None:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Self, TypeAlias, overload
 
 from asgiref.sync import sync_to_async
 
+from . import foreign
 from .compat import AnyResult, InvalidTask, task_backends
 from .middleware.context import current_job
-from .task import IF_FAILED, Call, Step
+from .task import IF_FAILED, Call, Step, is_ours
 
 Part: TypeAlias = "Call | Composition"
 
@@ -22,9 +23,9 @@ Part: TypeAlias = "Call | Composition"
 class Enqueued(Sequence[AnyResult]):
     """The results of a composition's jobs, in the order in which they were written down; the end's is the last one."""
 
-    def __init__(self, results: Sequence[AnyResult], batch_id: int) -> None:
+    def __init__(self, results: Sequence[AnyResult], batch_id: int | None) -> None:
         self._results = results
-        #: The number of the ``Batch`` that the jobs belong to.
+        #: The number of the ``Batch`` that the jobs belong to; None under a backend of another package.
         self.batch_id = batch_id
 
     def __len__(self) -> int:
@@ -104,7 +105,10 @@ class Composition:
         cannot take the result of those before it; then nothing has been enqueued.
         """
         steps = Layout().of(self)
-        batch_id, results = _backend_of(step.call for step in steps).enqueue_steps(steps, self.name)
+        backend = _backend_of(step.call for step in steps)
+        if not is_ours(backend):
+            return Enqueued(foreign.enqueue_steps(backend, steps), None)
+        batch_id, results = backend.enqueue_steps(steps, self.name)
         return Enqueued(results, batch_id)
 
     async def aenqueue(self) -> Enqueued:
@@ -132,25 +136,24 @@ def enqueue_beside(calls: Iterable[Call], job: Any = None) -> Sequence[AnyResult
     for call in calls:
         if not isinstance(call, Call):
             raise TypeError(f"enqueue_beside takes calls such as task.s(1), not {call!r}.")
+    if calls and not is_ours(backend := _backend_of(calls)):
+        return foreign.enqueue_beside(backend, calls, job)
     if job is None:
         if (context := current_job()) is None:
             raise LookupError("enqueue_beside() was called outside of a job: say beside which, with job=.")
         job = context.job
     if not calls:
         return []
-    made: Sequence[AnyResult] = _backend_of(calls).enqueue_beside(calls, int(getattr(job, "id", job)))
+    made: Sequence[AnyResult] = backend.enqueue_beside(calls, int(getattr(job, "id", job)))
     return made
 
 
 def _backend_of(calls: Iterable[Call]) -> Any:
-    """The backend of the calls. Raise ``InvalidTask`` if they have several, or one that cannot let jobs wait."""
+    """The backend of the calls. Raise ``InvalidTask`` if they have several."""
     aliases = sorted({call.task.backend for call in calls})
     if len(aliases) > 1:
         raise InvalidTask(f"The tasks of a chain or group must have the same backend, not {' and '.join(aliases)}.")
-    backend: Any = task_backends[aliases[0]]
-    if not hasattr(backend, "enqueue_steps"):
-        raise InvalidTask(f"The backend {aliases[0]!r}, {type(backend).__name__}, has no chains and groups.")
-    return backend
+    return task_backends[aliases[0]]
 
 
 # -- from parts to steps --------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from .moments import check_delay, check_moment
+
 
 class JobQueueError(Exception):
     """Base class of this package's errors."""
@@ -62,6 +64,15 @@ class Control(Exception):
 def _check_delay(name: str, delay: Any) -> None:
     if delay is not None and (isinstance(delay, bool) or not isinstance(delay, int | float | timedelta)):
         raise TypeError(f"{name} takes a delay in seconds or a timedelta, not {delay!r}.")
+    if delay is not None:
+        check_delay(f"The delay of {name}", delay)
+
+
+def _check_at(name: str, at: Any) -> None:
+    if at is not None and not isinstance(at, datetime):
+        raise TypeError(f"{name}(at=…) takes a datetime, not {at!r}.")
+    if at is not None:
+        check_moment(f"{name}(at=…)", at)
 
 
 class Retry(Control):
@@ -83,8 +94,7 @@ class Retry(Control):
         if delay is not None and at is not None:
             raise TypeError("Retry takes delay= or at=, not both.")
         _check_delay("Retry", delay)
-        if at is not None and not isinstance(at, datetime):
-            raise TypeError(f"Retry(at=…) takes a datetime, not {at!r}.")
+        _check_at("Retry", at)
         if queue_name is not None and not (isinstance(queue_name, str) and 1 <= len(queue_name) <= 100):
             raise ValueError(f"Retry(queue_name=…) takes a string of 1 to 100 characters, not {queue_name!r}.")
         if priority is not None and not (isinstance(priority, int) and -100 <= priority <= 100):
@@ -102,8 +112,7 @@ class Snooze(Control):
         if (delay is None) == (at is None):
             raise TypeError("Snooze takes a delay or at=, one of them.")
         _check_delay("Snooze", delay)
-        if at is not None and not isinstance(at, datetime):
-            raise TypeError(f"Snooze(at=…) takes a datetime, not {at!r}.")
+        _check_at("Snooze", at)
         super().__init__(reason)
         self.delay, self.at = delay, at
 

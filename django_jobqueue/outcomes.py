@@ -6,16 +6,14 @@ The idea is Oban's: the executor classifies, the producer acknowledges.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from .moments import LONGEST_DELAY, check_moment
 from .tracebacks import format_exception
 
 MESSAGE_LENGTH = 500
-
-#: A hundred years, in seconds.
-LONGEST_DELAY = 100 * 365 * 86_400.0
 
 
 class State(StrEnum):
@@ -89,12 +87,15 @@ class Outcome:
 
     def replace(self, **changes: Any) -> Outcome:
         """Another outcome with these changes: ``result``, ``message``, and where it is to run again also ``delay``,
-        ``run_after``, ``queue_name`` and ``priority``. Raise ``TypeError`` for other names.
+        ``run_after``, ``queue_name`` and ``priority``. Raise ``TypeError`` for other names, and ``ValueError`` for a
+        time that no job can start at.
         """
         if unknown := set(changes).difference(CHANGEABLE):
             raise TypeError(
                 f"An outcome's {', '.join(sorted(unknown))} cannot be changed; {', '.join(CHANGEABLE)} can."
             )
+        if isinstance(run_after := changes.get("run_after"), datetime):
+            check_moment("run_after", run_after)
         return replace(self, **changes)
 
 

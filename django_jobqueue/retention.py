@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
-from .outcomes import LONGEST_DELAY, seconds
+from .moments import LONGEST_DELAY
+from .outcomes import seconds
 
 #: What people write: seconds, a timedelta, None for ever; or that for each status that is meant.
 Keep: TypeAlias = "float | timedelta | Mapping[str, float | timedelta | None] | None"

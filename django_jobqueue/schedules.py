@@ -11,12 +11,9 @@ from datetime import timedelta, tzinfo
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
-from django.utils.module_loading import import_string
-
 from .arguments import normalise_call
 from .compat import InvalidTask
-from .conf import middleware_paths
-from .options import NOT_YET
+from .signatures import provided_by_middleware
 from .timing import DAY, Cron, Every, Timing, default_zone
 
 #: What may become of a tick while the job of the one before is unfinished.
@@ -181,17 +178,8 @@ def check_call(
             for name, item in signature.parameters.items()
             if item.default is item.empty and item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD)
         } - bound.arguments.keys()
-        if missing and (missing := missing - _injected(own_layers, missing)):
+        if missing and (missing := missing - provided_by_middleware(own_layers, missing)):
             raise ValueError(f"the task needs {', '.join(sorted(missing))}: give it with args=[…] or kwargs={{…}}")
         return normalise_call(func, args, kwargs, takes_context=takes_context)
     except (TypeError, ValueError) as error:
         raise ValueError(str(error).rstrip(".")) from None
-
-
-def _injected(own_layers: tuple[Any, ...], missing: set[str]) -> set[str]:
-    """Those of the missing arguments that layers hand in, or may do."""
-    try:
-        layers = [import_string(one) if isinstance(one, str) else one for one in (*middleware_paths(), *own_layers)]
-    except NOT_YET:
-        return missing
-    return {name for layer in layers for name in getattr(layer, "provides", ())}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, overload
 
+from . import foreign
 from .backoff import Backoff, check_backoff
 from .compat import (
     DEFAULT_TASK_BACKEND_ALIAS,
@@ -42,8 +44,12 @@ else:
             return Task
 
 
+class Patchable:
+    """Has no ``__slots__``, so that a task has a ``__dict__`` for the methods that tests replace."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobTask(_Task[P, R]):
+class JobTask(Patchable, _Task[P, R]):
     """A task with this package's options. What is left at None comes from the backend's OPTIONS."""
 
     #: How many attempts may fail before the job does.
@@ -61,7 +67,7 @@ class JobTask(_Task[P, R]):
     #: Run, with its outcome, in one transaction of the jobs' database.
     atomic: bool = False
     #: The numbers of jobs that must end before this one starts; for ``using``, not for ``@task``.
-    after: tuple[int, ...] = ()
+    after: tuple[Any, ...] = ()
     #: What becomes of the job if one of those has not succeeded: ``"cancel"``, ``"fail"`` or ``"run"`` it.
     if_failed: str = "cancel"
     #: When workers enqueue it by themselves: what ``cron`` and ``every`` make, one or a list.
@@ -93,9 +99,18 @@ class JobTask(_Task[P, R]):
         if self.options:
             object.__setattr__(self, "options", _checked(self.options, self.middleware, self))
         check_options(self)
-        # super() without arguments does not work in a dataclass with slots: the class is made twice.
-        Task.__post_init__(self)
+        backend = self.get_backend()
+        if is_ours(backend):
+            backend.validate_task(self)
+        else:
+            foreign.validate(backend, self)
         note_declared(self)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
     def using(
         self,
@@ -164,6 +179,36 @@ class JobTask(_Task[P, R]):
         def get_result(self, result_id: str) -> JobResult[P, R]: ...
         async def aget_result(self, result_id: str) -> JobResult[P, R]: ...
 
+    else:
+
+        def enqueue(self, *args, **kwargs):
+            """Enqueue one job, in the caller's transaction; its ``TaskResult``."""
+            backend = self.get_backend()
+            if is_ours(backend):
+                return backend.enqueue(self, args, kwargs)
+            return foreign.enqueue(backend, self, args, kwargs)
+
+        async def aenqueue(self, *args, **kwargs):
+            """``enqueue`` for coroutines."""
+            backend = self.get_backend()
+            if is_ours(backend):
+                return await backend.aenqueue(self, args, kwargs)
+            return await foreign.aenqueue(backend, self, args, kwargs)
+
+        # super() does not work in a dataclass with slots: the class is made twice.
+
+        def get_result(self, result_id):
+            return foreign.adopt(Task.get_result(self, result_id))
+
+        async def aget_result(self, result_id):
+            return foreign.adopt(await Task.aget_result(self, result_id))
+
+        def call(self, *args, **kwargs):
+            return Task.call(self, *foreign.with_our_context(self, args), **kwargs)
+
+        async def acall(self, *args, **kwargs):
+            return await Task.acall(self, *foreign.with_our_context(self, args), **kwargs)
+
     def s(self, *args: Any, **kwargs: Any) -> Call:
         """A call that is not enqueued yet: for ``enqueue_many``, ``chain`` and ``group``. Behind others, the task gets
         their result in front of these arguments.
@@ -173,6 +218,11 @@ class JobTask(_Task[P, R]):
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """The same, and the task gets no result of those before it: these arguments are all there is."""
         return Call(self, args, kwargs, takes_result=False)
+
+
+def is_ours(backend: Any) -> bool:
+    """Is it our backend, or a subclass?"""
+    return backend.task_class is JobTask or issubclass(backend.task_class, JobTask)
 
 
 def _checked(options: Mapping[str, Any], own_layers: tuple[Any, ...], task: JobTask[..., Any]) -> dict[str, Any]:
@@ -203,6 +253,62 @@ def taking_any_option(cls: type[JobTask[..., Any]]) -> None:
 
 
 taking_any_option(JobTask)
+
+
+def allowing_mocks(cls: type[JobTask[..., Any]]) -> None:
+    """Let tests replace methods of a task, with ``mock.patch.object(task, "enqueue")`` and its like, and ``func`` by a
+    mock. Fields stay frozen for all other purposes.
+    """
+    names = frozenset(item.name for item in fields(cls))
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807
+        patched = self.__dict__
+        if name == "func" and (is_mock(value) or value is patched.get(DECLARED)):
+            _replace_func(self, value)
+        elif name in names or not hasattr(cls, name):
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        elif getattr(value, "__self__", None) is self and value == getattr(cls, name).__get__(self):
+            patched.pop(name, None)  # the method itself comes back
+        else:
+            patched[name] = value
+
+    def __delattr__(self: Any, name: str) -> None:  # noqa: N807
+        patched = self.__dict__
+        if name == "func" and DECLARED in patched:
+            _replace_func(self, patched[DECLARED])
+        elif name in names or name not in patched:
+            raise FrozenInstanceError(f"cannot delete field {name!r}")
+        else:
+            del patched[name]
+
+    cls.__setattr__ = __setattr__  # type: ignore[method-assign]
+    cls.__delattr__ = __delattr__  # type: ignore[method-assign]
+
+
+#: Where a task whose function is mocked keeps the real one.
+DECLARED = "_declared_func"
+
+
+def is_mock(value: Any) -> bool:
+    """Has ``unittest.mock`` made it? Its ``autospec`` makes functions, which have the mock as an attribute."""
+    if (module := sys.modules.get("unittest.mock")) is None:
+        return False
+    kind = module.NonCallableMock
+    return isinstance(value, kind) or isinstance(getattr(value, "mock", None), kind)
+
+
+def _replace_func(task: Any, func: Any) -> None:
+    patched = task.__dict__
+    real = patched.setdefault(DECLARED, task.func)
+    if func is real:
+        del patched[DECLARED]
+    else:  # workers find the task by these names
+        for name in ("__module__", "__name__", "__qualname__"):
+            setattr(func, name, getattr(real, name))
+    object.__setattr__(task, "func", func)
+
+
+allowing_mocks(JobTask)
 
 #: Tasks as they were declared, by their functions, for those who want to see each one.
 declared: dict[Callable[..., Any], AnyTask] = {}
@@ -246,15 +352,18 @@ class Step:
 IF_FAILED = ("cancel", "fail", "run")
 
 
-def job_numbers(after: Any) -> tuple[int, ...]:
-    """The numbers of these jobs: a result, a job or a number, or several of them. Raise ``TypeError`` for others, and
-    ``ValueError`` for a result of what was not enqueued.
+def job_numbers(after: Any) -> tuple[Any, ...]:
+    """The numbers of these jobs: a result, a job or a number, or several of them. Results of foreign backends, which
+    give no numbers, stay as they are. Raise ``TypeError`` for others, and ``ValueError`` for a result of what was not
+    enqueued.
     """
     several = isinstance(after, Iterable) and not isinstance(after, str)
     return tuple(dict.fromkeys(_job_number(one) for one in (after if several else [after])))
 
 
-def _job_number(one: Any) -> int:
+def _job_number(one: Any) -> Any:
+    if isinstance(one, foreign.ForeignResult):
+        return one
     number = getattr(one, "id", one)
     if number in ("", None):
         raise ValueError(f"after: {one!r} was not enqueued, so nothing can wait for it.")
@@ -383,9 +492,9 @@ def task(
 ) -> Any:
     """Make a function a task: Django's ``@task`` with this package's options, alike on every version of Django.
 
-    Where the backend is a foreign one (Django's Immediate or Dummy in a test's settings, say), the options that only
-    we understand are left out, so that the same module can be imported there. Raise ``TypeError`` for an option that
-    does not exist and ``InvalidTask`` for a value that cannot be.
+    Where the backend is a foreign one (Django's Immediate or Dummy in a test's settings, say), the same code runs, and
+    the options that only we understand have no effect. Raise ``TypeError`` for an option that does not exist and
+    ``InvalidTask`` for a value that cannot be.
     """
     for name, what in (("run_after", "a time to start at"), ("after", "jobs to wait for")):
         if name in options:
@@ -396,7 +505,9 @@ def task(
 
     def declare(func: Callable[..., Any]) -> AnyTask:
         cls = task_backends[backend].task_class
-        own = options if issubclass(cls, JobTask) else {}
+        if cls is Task:
+            cls = JobTask
+        own = options if issubclass(cls, JobTask) else {}  # a package may have a class of its own
         return cls(
             func=func,
             priority=priority,
@@ -442,7 +553,7 @@ def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyResult]:
 
 def _enqueue_with(alias: str, calls: Sequence[Call]) -> Sequence[AnyResult]:
     backend = cast(Any, task_backends[alias])
-    if hasattr(backend, "enqueue_many"):
-        made: Sequence[AnyResult] = backend.enqueue_many(calls)
-        return made
-    return [backend.enqueue(call.task, call.args, call.kwargs) for call in calls]
+    if not is_ours(backend):
+        return foreign.enqueue_many(backend, calls)
+    made: Sequence[AnyResult] = backend.enqueue_many(calls)
+    return made

@@ -919,4 +919,4 @@ def test_the_ways_to_test_work(tmp_path):
         if django.VERSION < (6, 0):
             code = code.replace('"django.tasks.', '"django_tasks.')  # as the page says
         (tmp_path / "shop" / f"test_{number}.py").write_text(code)
-    assert "Found 3 test(s)" in reader.run(["manage.py", "test"])
+    assert "Found 4 test(s)" in reader.run(["manage.py", "test"])

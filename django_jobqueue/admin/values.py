@@ -6,11 +6,12 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext_lazy
 
 from ..lifecycle.changes import Change, to_priority, to_queue, to_time
 from ..lifecycle.control import apply
+from ..moments import check_moment
 from .verbs import Verb, some
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ class TimeForm(ValueForm):
         widget=forms.DateTimeInput(attrs={"type": "datetime-local", "step": "1"}, format="%Y-%m-%dT%H:%M:%S"),
         help_text=_("They do not start before. Empty, or a time that is past: now."),
     )
+
+    def clean_value(self) -> datetime | None:
+        value: datetime | None = self.cleaned_data["value"]
+        if value is not None:
+            try:
+                check_moment(gettext("The time"), value)
+            except ValueError as error:
+                raise forms.ValidationError(str(error)) from None
+        return value
 
     @property
     def option(self) -> str:

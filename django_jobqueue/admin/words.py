@@ -91,7 +91,10 @@ def until(moment: datetime) -> SafeString:
 
 
 def at(moment: datetime, text: str = "") -> SafeString:
-    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    try:
+        local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    except (OverflowError, ValueError):  # on the edge of what Python can tell
+        local = moment
     full = date_format(local, "Y-m-d H:i:s")
     return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), full, text or full)
 

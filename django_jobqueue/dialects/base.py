@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
@@ -12,11 +12,12 @@ from django.conf import settings
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import transaction
 from django.db.models import Case, F, Q, QuerySet, Value, When
+from django.db.models.base import ModelState
 from django.db.models.functions import Now
 
 from ..models import Job, UniqueKey
 from ..models.fields import NextPlace
-from ..models.job import READY_OR_IN_WAITING
+from ..models.job import READY_OR_IN_WAITING, defaults
 from .limits import Limits
 from .records import ANY, Ending, Filter, Lane, Peek, Release, Success
 from .session import Row
@@ -104,11 +105,21 @@ class Dialect(Limits):
             jobs[0].save(using=self.using, force_insert=True)
             return
         with transaction.atomic(using=self.using):
-            if self.connection.features.can_return_rows_from_bulk_insert:
-                Job.objects.using(self.using).bulk_create(jobs, batch_size=500)
-            else:
-                for job in jobs:
-                    job.save(using=self.using, force_insert=True)
+            for job in jobs:
+                job.save(using=self.using, force_insert=True)
+
+    def _values(self, job: Job) -> list[Any]:
+        """What is written to the columns ``ENQUEUED``."""
+        enqueued_at, run_after, *others = of_task(job)
+        adapt = self.connection.ops.adapt_datetimefield_value
+        return [adapt(enqueued_at), adapt(run_after), *others, *data_of(job)]
+
+    def _inserted(self, jobs: Sequence[Job], ids: Iterable[int]) -> None:
+        """The jobs have got these ids."""
+        for job, number in zip(jobs, ids, strict=True):
+            job.id = number
+            job._state.adding, job._state.db = False, self.using
+        forget_places(jobs)
 
     def insert_telling(self, job: Job, lane: Lane, takes_turn: Callable[[str], bool]) -> bool:
         """``insert`` for one job of this lane; does its commit wake the workers, or are they still to be told?
@@ -411,6 +422,16 @@ def as_json(value: Any) -> str | None:
 def data_of(job: Job) -> tuple[str | None, ...]:
     """The columns of ``DATA`` as text."""
     return as_json(job.args), as_json(job.kwargs), as_json(job.options)
+
+
+def forget_insert(jobs: Sequence[Job]) -> None:
+    """The jobs were inserted in a transaction that was rolled back, or not at all: they are to be inserted again."""
+    default = defaults()["place"]
+    for job in jobs:
+        columns = job.__dict__
+        columns["id"], columns["_state"] = None, ModelState()
+        if columns.get("place", default) is not None:
+            columns["place"] = default
 
 
 def forget_places(jobs: Sequence[Job]) -> None:

@@ -17,7 +17,9 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 Row = Sequence[Any]
 
-COLLISION_RETRIES = 8
+COLLISION_RETRIES = 20
+#: A caller who is not one of the worker's threads is not kept longer than that by tries that may each wait for a lock.
+PATIENCE = 10.0
 
 
 class Session:
@@ -65,16 +67,28 @@ class Session:
         """``transact`` for statements whose index is known, whatever the planner believes of the table."""
         return self.transact(do)
 
-    def again_after_collision(self, write: Callable[[], T]) -> T:
-        """``write()``, which is one transaction of its own; again, a few times, if it collided with another."""
-        for last in [False] * COLLISION_RETRIES + [True]:
+    def again_after_collision(self, write: Callable[[], T], before_retry: Callable[[], object] | None = None) -> T:
+        """``write()``, which is one transaction of its own; again, a few times, if it collided with another.
+
+        Never in a transaction of the caller's: it has been rolled back, or may have been, with what else is in it.
+        """
+        started, tries = time.monotonic(), 0
+        while True:
             try:
                 return write()
             except DatabaseError as error:
-                if last or self.connection.in_atomic_block or not self.is_collision(error):
+                tries += 1
+                if not (self._may_try_again(tries, started) and self.is_collision(error)):
                     raise
-                time.sleep(random.uniform(0.002, 0.05))  # two that collided must not come back in step
-        raise AssertionError("unreachable")
+            time.sleep(random.uniform(0.002, 0.05))  # two that collided must not come back in step
+            if before_retry is not None:
+                before_retry()
+
+    def _may_try_again(self, tries: int, started: float) -> bool:
+        connection = self.connection
+        if tries > COLLISION_RETRIES or connection.in_atomic_block or not connection.autocommit:
+            return False
+        return getattr(self._own, "active", False) or time.monotonic() - started < PATIENCE
 
     def is_collision(self, error: DatabaseError) -> bool:
         """Was the write rolled back only because of another connection?"""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from django.db import DatabaseError, transaction
 from django.db.models import F
@@ -13,7 +12,7 @@ from django.db.models.lookups import GreaterThan
 
 from ..models import Job, Limit
 from ..models.limit import USED
-from .base import CLAIMED, ENQUEUED, NOT_PAUSED, ZEROS, Dialect, data_of, forget_places, of_task
+from .base import CLAIMED, ENQUEUED, NOT_PAUSED, ZEROS, Dialect
 from .records import ANY, Filter, Lane
 from .tables import JOB
 
@@ -22,6 +21,12 @@ RESERVE = "UPDATE sqlite_sequence SET seq = seq + %s WHERE name = %s RETURNING s
 INSERT = (
     f"INSERT INTO {JOB} ({', '.join([*ZEROS, 'id', *ENQUEUED])}) "
     f"VALUES (0, 0, 0, {', '.join(['%s'] * (len(ENQUEUED) + 1))})"
+)
+#: One job gets its id from SQLite.
+INSERT_ONE, INSERT_ONE_SCHEDULED = (
+    f"INSERT INTO {JOB} ({', '.join([*place, *ZEROS, *ENQUEUED])}) "
+    f"VALUES ({', '.join(['NULL'] * len(place) + ['0'] * len(ZEROS) + ['%s'] * len(ENQUEUED))}) RETURNING id"
+    for place in ([], ["place"])
 )
 INSERT_SCHEDULED = INSERT.replace("(attempts", "(place, attempts").replace("(0", "(NULL, 0")
 
@@ -40,26 +45,21 @@ class SQLite(Dialect):
 
     def insert(self, jobs: list[Job]) -> None:
         if len(jobs) == 1:
-            super().insert(jobs)
+            [job] = jobs
+            row = self._rows(INSERT_ONE_SCHEDULED if job.place is None else INSERT_ONE, self._values(job))
+            self._inserted(jobs, row[0])
             return
         with transaction.atomic(using=self.using), self.connection.cursor() as cursor:
             cursor.execute(RESERVE, [len(jobs), JOB])
             if not (row := cursor.fetchone()):  # nobody has ever enqueued anything here
                 super().insert(jobs)
                 return
-            for number, job in enumerate(jobs, row[0] - len(jobs) + 1):
-                job.id = number
-            for scheduled, some in groupby(jobs, key=lambda job: job.place is None):
-                cursor.executemany(INSERT_SCHEDULED if scheduled else INSERT, [self._values(job) for job in some])
-        forget_places(jobs)
-        for job in jobs:
-            job._state.adding, job._state.db = False, self.using
-
-    def _values(self, job: Job) -> list[Any]:
-        enqueued_at, run_after, *others = of_task(job)
-        adapt = self.connection.ops.adapt_datetimefield_value
-        times = [adapt(enqueued_at), adapt(run_after)]
-        return [job.id, *times, *others, *data_of(job)]
+            ids = range(row[0] - len(jobs) + 1, row[0] + 1)
+            rows = zip(jobs, ids, strict=True)
+            for scheduled, some in groupby(rows, key=lambda row: row[0].place is None):
+                values = [[number, *self._values(job)] for job, number in some]
+                cursor.executemany(INSERT_SCHEDULED if scheduled else INSERT, values)
+        self._inserted(jobs, ids)
 
     def lock_limits(self, names: Sequence[str]) -> dict[str, bool]:
         rows = Limit.objects.using(self.using).filter(pk__in=names)

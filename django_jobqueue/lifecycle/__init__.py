@@ -18,7 +18,7 @@ from .batch import cancel_batch, retry_batch
 from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
 from .compose import enqueue_batch, enqueue_behind, enqueue_beside
 from .control import Cancelled, cancel, move, reprioritise, reschedule, retry, retry_all, run_now
-from .enqueue import enqueue
+from .enqueue import enqueue, together
 from .finish import Run, finish
 from .follow import find_strays, follow_up
 from .lease import give_up, register, renew, sign_off
@@ -78,6 +78,7 @@ __all__ = [
     "run_schedule_now",
     "sign_off",
     "synchronise",
+    "together",
     "upcoming",
     "waiting",
     "waiting_keys",

@@ -81,7 +81,8 @@ def admit(keys: Iterable[str], using: str, floors: Mapping[Lane, int] | None = N
 def give_back_slots(key: str, using: str) -> int:
     """Let the jobs that are in line under the key wait for a slot again; how many."""
     in_line = Job.objects.using(using).having_slots().filter(concurrency_key=key, status=Job.Status.READY)
-    return in_line.filter(place__isnull=False).update(status=Job.Status.WAITING)
+    ready = in_line.filter(place__isnull=False)
+    return get_dialect(using).again_after_collision(lambda: ready.update(status=Job.Status.WAITING))
 
 
 def _rules() -> tuple[dict[str, Slots], list[str]]:

@@ -6,23 +6,27 @@ from collections.abc import Iterator
 
 from django.db.models.functions import Now
 
+from ..dialects import get_dialect
 from ..models import Batch, Job
 from . import control
 from .follow import CHUNK
+from .route import write_route
 
 #: Those that wait come first: otherwise they might start when what they wait for is cancelled.
 CANCELLED_IN_ORDER = (Job.Status.WAITING, Job.Status.READY, Job.Status.RUNNING)
 
 
-def cancel_batch(batch_id: int, using: str = "default") -> control.Cancelled:
+def cancel_batch(batch_id: int, using: str | None = None) -> control.Cancelled:
     """Cancel what has not started, ask what runs to stop, and let nobody add to the batch any more."""
+    using = write_route(using)
     close_batch(batch_id, using)
     cancelled = (control.cancel(_ids_of(batch_id, status, using), using) for status in CANCELLED_IN_ORDER)
     return sum(cancelled, control.Cancelled())
 
 
-def retry_batch(batch_id: int, using: str = "default") -> int:
+def retry_batch(batch_id: int, using: str | None = None) -> int:
     """Run again what has failed or was cancelled, and what comes behind it; how many are in line at once."""
+    using = write_route(using)
     open_batch(batch_id, using)
     statuses = (Job.Status.FAILED, Job.Status.CANCELLED)
     return sum(control.retry(_ids_of(batch_id, status, using), using) for status in statuses)
@@ -30,11 +34,13 @@ def retry_batch(batch_id: int, using: str = "default") -> int:
 
 def close_batch(batch_id: int, using: str) -> None:
     """Let nobody add to the batch any more."""
-    Batch.objects.using(using).filter(pk=batch_id, cancelled_at__isnull=True).update(cancelled_at=Now())
+    batch = Batch.objects.using(using).filter(pk=batch_id, cancelled_at__isnull=True)
+    get_dialect(using).again_after_collision(lambda: batch.update(cancelled_at=Now()))
 
 
 def open_batch(batch_id: int, using: str) -> None:
-    Batch.objects.using(using).filter(pk=batch_id).update(cancelled_at=None)
+    batch = Batch.objects.using(using).filter(pk=batch_id)
+    get_dialect(using).again_after_collision(lambda: batch.update(cancelled_at=None))
 
 
 def _ids_of(batch_id: int, status: str, using: str) -> Iterator[int]:

@@ -17,6 +17,7 @@ from django.db.models.lookups import GreaterThan
 from ..models import Job
 from ..models.fields import NextPlace
 from ..models.job import FOR_A_SLOT, READY_OR_IN_WAITING, UNFINISHED
+from ..moments import check_moment
 from ..timing import aware
 from .keep import deleted_at
 from .put_back import RETRYABLE, put_back
@@ -115,12 +116,14 @@ def to_time(run_after: datetime | None) -> Change:
     """Let jobs that are ready, or wait for a slot of their key, start at that time and no sooner; None, or a time that
     is past by the database's clock: now.
 
-    What is in line already stays there then, at its place. Raise ``TypeError`` for what is no time.
+    What is in line already stays there then, at its place. Raise ``TypeError`` for what is no time, and ``ValueError``
+    for one that not every database can hold.
     """
     if run_after is None:
         return RUN_NOW
     if not isinstance(run_after, datetime):
         raise TypeError(f"The time is a datetime or None, not {run_after!r}.")
+    check_moment("The time", run_after)
     if settings.USE_TZ:
         run_after = aware(run_after)
     moment = Value(run_after, output_field=DateTimeField())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 
-from django.db import transaction
 from django.db.models import F
 
 from ..models import Batch, Dependency, Job
 from ..task import Step
+from .enqueue import together
 from .follow import chunks, link
 
 #: Enqueues jobs through the layers.
@@ -21,15 +21,19 @@ Waits = Mapping[int, tuple[Collection[int], str]]
 def enqueue_behind(jobs: list[Job], waits: Waits, insert: Insert, using: str) -> None:
     """Enqueue jobs of which some wait for jobs that are there already. Raise ``ValueError`` if one of those is not."""
     late = check_there(waits, using)
-    with transaction.atomic(using=using):
+
+    def write() -> None:
         insert(jobs)
         link(list(_outer(jobs, waits)), using, late=late)
+
+    together(jobs, using, write)
 
 
 def enqueue_batch(jobs: list[Job], steps: Sequence[Step], waits: Waits, name: str, insert: Insert, using: str) -> Batch:
     """Enqueue jobs that wait for each other as their steps say."""
     late = check_there(waits, using)
-    with transaction.atomic(using=using):
+
+    def write() -> Batch:
         batch = Batch(name=name, created_at=jobs[0].enqueued_at)
         batch.save(using=using, force_insert=True)
         for job, step in zip(jobs, steps, strict=True):
@@ -42,7 +46,9 @@ def enqueue_batch(jobs: list[Job], steps: Sequence[Step], waits: Waits, name: st
         # jobs that were there already have the unique keys of those that were to be enqueued
         found = {jobs[place].pk for step in steps for place in step.after if jobs[place].was_there}
         link([*_inner(jobs, steps), *_outer(jobs, waits)], using, late={*late, *found})
-    return batch
+        return batch
+
+    return together(jobs, using, write)
 
 
 def enqueue_beside(jobs: list[Job], beside: int, insert: Insert, using: str) -> None:
@@ -50,7 +56,8 @@ def enqueue_beside(jobs: list[Job], beside: int, insert: Insert, using: str) -> 
 
     Raise ``ValueError`` if that one has ended and they have been told, or if its batch was cancelled.
     """
-    with transaction.atomic(using=using):
+
+    def write() -> None:
         batch = Batch.objects.using(using).filter(jobs=beside).first()
         if batch is not None and batch.cancelled_at is not None:
             raise ValueError(f"Batch {batch} was cancelled: nothing can be added to it.")
@@ -58,6 +65,8 @@ def enqueue_beside(jobs: list[Job], beside: int, insert: Insert, using: str) -> 
             job.batch_id = None if batch is None else batch.pk
         _insert_all(jobs, insert)
         _join(jobs, beside, using)
+
+    together(jobs, using, write)
 
 
 def check_there(waits: Waits, using: str) -> list[int]:

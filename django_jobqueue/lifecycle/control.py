@@ -1,7 +1,8 @@
 """Control: what people do to jobs: retry, cancel, run now, move, change the priority or the time.
 
 Each verb takes jobs by their numbers or as a queryset, however many those are: it works in batches, each a transaction
-of its own, and leaves alone what it cannot be done to. ``limit`` ends it after so many jobs; ``progress`` is called
+of its own, and leaves alone what it cannot be done to. ``using`` is the alias of the jobs' database; None: see
+``write_route``. ``limit`` ends it after so many jobs; ``progress`` is called
 after each batch with how many jobs were changed so far.
 """
 
@@ -21,6 +22,7 @@ from . import notify
 from .changes import CANCEL, RETRY, RUN_NOW, Change, to_priority, to_queue, to_time
 from .portions import Jobs, portions
 from .put_back import Retried, put_back
+from .route import write_route
 
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ class Retrying:
         return [done.retried]
 
 
-def retry(jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None) -> int:
+def retry(jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None) -> int:
     """Put failed and cancelled jobs back in line with a full set of attempts; how many. Others are left alone, and so
     are those whose unique key another job has by now, and those that have waited in vain for a job that is not retried.
 
@@ -62,7 +64,7 @@ def retry(jobs: Jobs, using: str = "default", *, limit: int | None = None, progr
 
 
 def retry_all(
-    jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+    jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None
 ) -> Retried:
     """``retry`` that also says how many were left alone for their unique keys."""
     retrying = Retrying()
@@ -71,7 +73,7 @@ def retry_all(
 
 
 def cancel(
-    jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+    jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None
 ) -> Cancelled:
     """Cancel jobs: those that have not started at once; running ones are asked to stop. Finished ones are left alone.
 
@@ -81,7 +83,7 @@ def cancel(
     return Cancelled(cancelled + back, requested)
 
 
-def run_now(jobs: Jobs, using: str = "default", *, limit: int | None = None, progress: Report | None = None) -> int:
+def run_now(jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None) -> int:
     """Put scheduled jobs in line at once; how many."""
     return sum(apply(RUN_NOW, jobs, using, limit=limit, progress=_total(progress)))
 
@@ -89,7 +91,7 @@ def run_now(jobs: Jobs, using: str = "default", *, limit: int | None = None, pro
 def move(
     jobs: Jobs,
     queue_name: str,
-    using: str = "default",
+    using: str | None = None,
     *,
     limit: int | None = None,
     progress: Report | None = None,
@@ -99,7 +101,7 @@ def move(
 
 
 def reprioritise(
-    jobs: Jobs, priority: int, using: str = "default", *, limit: int | None = None, progress: Report | None = None
+    jobs: Jobs, priority: int, using: str | None = None, *, limit: int | None = None, progress: Report | None = None
 ) -> int:
     """Give jobs that have not started another priority, each with its place in line; how many had not had it."""
     return sum(apply(to_priority(priority), jobs, using, limit=limit, progress=_total(progress)))
@@ -108,7 +110,7 @@ def reprioritise(
 def reschedule(
     jobs: Jobs,
     run_after: datetime | None = None,
-    using: str = "default",
+    using: str | None = None,
     *,
     limit: int | None = None,
     progress: Report | None = None,
@@ -123,13 +125,14 @@ def reschedule(
 def apply(
     change: Change,
     jobs: Jobs,
-    using: str = "default",
+    using: str | None = None,
     *,
     kinds: Sequence[str] | None = None,
     limit: int | None = None,
     progress: Steps | None = None,
 ) -> list[int]:
     """Do it to those of the jobs that it can be done to; to how many, for each step of the change."""
+    using = write_route(using, jobs)
     done = [0] * len(change.steps)
     for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
         some = batch if limit is None else _first(change, batch, limit - sum(done))
@@ -166,12 +169,13 @@ def _by_index(batch: QuerySet[Job], do: Callable[[], T]) -> T:
 def count(
     change: Change,
     jobs: Jobs,
-    using: str = "default",
+    using: str | None = None,
     *,
     kinds: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> int:
     """To how many jobs it would be done now. Reads what ``apply`` would, and writes nothing."""
+    using = write_route(using, jobs)
     number = 0
     for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
         number += _by_index(batch, change.of(batch).count)
@@ -183,12 +187,13 @@ def count(
 def examples(
     change: Change,
     jobs: Jobs,
-    using: str = "default",
+    using: str | None = None,
     *,
     kinds: Sequence[str] | None = None,
     limit: int,
 ) -> list[Job]:
     """The first of those that it would be done to."""
+    using = write_route(using, jobs)
     found: list[Job] = []
     for batch in portions(jobs, using, change.kinds if kinds is None else kinds):
         found += _by_index(batch, partial(list, change.of(batch).order_by("pk")[: limit - len(found)]))

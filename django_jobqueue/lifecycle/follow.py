@@ -84,7 +84,8 @@ def _mark(ids: Sequence[int], using: str) -> None:
     for chunk in chunks(ids):
         open_ends = Dependency.objects.using(using).filter(on__in=chunk, status__isnull=True)
         waited_for = sorted(set(open_ends.values_list("on_id", flat=True)))
-        jobs.filter(pk__in=waited_for, followed=False).update(followed=True)
+        unmarked = jobs.filter(pk__in=waited_for, followed=False)
+        get_dialect(using).again_after_collision(partial(unmarked.update, followed=True))
         if jobs.to_follow_up().filter(pk__in=chunk).exists():
             get_dialect(using).transact(partial(_take_ends, using, chunk))
 

@@ -22,13 +22,14 @@ from . import notify
 from .admit import give_back_slots
 from .changes import RUN_NOW
 from .claim import QueueSelector, in_order
+from .route import write_route
 
 CHUNK = 1000
 
 
 def pause(
     queue_name: str | None = None,
-    using: str = "default",
+    using: str | None = None,
     *,
     task: str | AnyTask | None = None,
     key: str | None = None,
@@ -36,11 +37,10 @@ def pause(
     """Let no worker claim from the queue any more, or jobs of the task, or start any under the key of a concurrency
     or rate limit. Running jobs go on. False if it was paused already.
     """
+    using = write_route(using)
     if queue_name is not None and task is None and key is None:
-        Queue.objects.using(using).get_or_create(name=queue_name)
-        open_queue = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=True)
-        return bool(open_queue.update(paused_at=Now()))
-    paused = _pause(*_named(queue_name, task, key), using)
+        return get_dialect(using).transact(partial(_pause_queue, queue_name, using))
+    paused = get_dialect(using).transact(partial(_pause, *_named(queue_name, task, key), using))
     if paused:
         if key is not None:
             give_back_slots(shortened(key), using)
@@ -50,15 +50,16 @@ def pause(
 
 def resume(
     queue_name: str | None = None,
-    using: str = "default",
+    using: str | None = None,
     *,
     task: str | AnyTask | None = None,
     key: str | None = None,
 ) -> bool:
     """End a pause: what is in line is claimed again, what was put off comes back in line. False if there was none."""
+    using = write_route(using)
     if queue_name is not None and task is None and key is None:
         paused = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=False)
-        resumed = bool(paused.update(paused_at=None))
+        resumed = bool(get_dialect(using).again_after_collision(lambda: paused.update(paused_at=None)))
     else:
         resumed = _resume(*_named(queue_name, task, key), using)
     if resumed:
@@ -79,6 +80,12 @@ def _named(queue_name: str | None, task: str | AnyTask | None, key: str | None) 
     return kind, name
 
 
+def _pause_queue(queue_name: str, using: str) -> bool:
+    Queue.objects.using(using).get_or_create(name=queue_name)
+    open_queue = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=True)
+    return bool(open_queue.update(paused_at=Now()))
+
+
 def _pause(kind: PauseKind, name: str, using: str) -> bool:
     pauses, key = Pause.objects.using(using), kind is PauseKind.KEY
     _, created = pauses.get_or_create(
@@ -91,9 +98,10 @@ def _pause(kind: PauseKind, name: str, using: str) -> bool:
 
 def _resume(kind: PauseKind, name: str, using: str) -> bool:
     pause = Pause.objects.using(using).in_force().filter(kind=kind, name=name)
+    again = get_dialect(using).again_after_collision
     if kind is PauseKind.TASK:
-        return bool(pause._raw_delete(using))
-    if not pause.update(resumed_at=Now()):
+        return bool(again(lambda: pause._raw_delete(using)))
+    if not again(lambda: pause.update(resumed_at=Now())):
         return False
     return_held(using)
     return True
@@ -113,7 +121,8 @@ def return_held(using: str) -> int:
     returned = sum(_return(moment, using) for moment in moments if moment is not None)
     if moments:
         # in one statement, whoever listens to deletions: it may have been paused again
-        over.filter(held_until__lt=Now() - HOLD_LEFT)._raw_delete(using)
+        gone = over.filter(held_until__lt=Now() - HOLD_LEFT)
+        get_dialect(using).again_after_collision(lambda: gone._raw_delete(using))
     if returned:
         notify.look(using)
     return returned

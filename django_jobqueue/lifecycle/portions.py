@@ -11,6 +11,7 @@ after page, and so do the others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -18,6 +19,8 @@ from django.db.models import QuerySet
 
 from ..dialects import get_dialect
 from ..models import Job
+from ..models.fields import LAST
+from ..timing import aware
 
 #: So many rows are looked at for one batch.
 BATCH = 1000
@@ -44,9 +47,9 @@ def portions(jobs: Jobs, using: str, kinds: Sequence[str]) -> Iterator[QuerySet[
         rows = Job.objects.using(using)
         yield from (rows.filter(pk__in=ids) for ids in _chunks(jobs))
         return
-    jobs = jobs.order_by()
+    jobs = jobs.order_by().using(using)  # its own route is that for reads, which may lead to a replica
     for kind in kinds:
-        for line in _lines(kind, jobs.db):
+        for line in _lines(kind, using):
             yield from (jobs.filter(pk__in=ids) for ids in _walk(line, ORDERS[kind]))
 
 
@@ -79,6 +82,9 @@ def _walk(line: QuerySet[Job], column: str) -> Iterator[list[int]]:
     page = read(lambda: list(rows[: BATCH + 1]))
     while len(page) > BATCH:
         last = page[-2][0]
+        if isinstance(last, datetime) and aware(last) >= LAST:  # all these may be read as the same time, and are not
+            yield from _chunks(line.filter(**{f"{column}__gte": last}).values_list("id", flat=True))
+            return
         if page[-1][0] == last:  # the page ends among equals: they are read in one go, there are seldom many
             whole = [pk for value, pk in page if value != last]
             yield from _chunks([*whole, *line.filter(**{column: last}).values_list("id", flat=True)])

@@ -19,6 +19,7 @@ from ..exceptions import ArchiveFailed
 from ..models import Job, Limit, Permit, Worker
 from ..retention import Kept, as_kept
 from .deletion import Archive, delete
+from .route import write_route
 from .walk import Walk, walks_for
 
 BATCH = 2000
@@ -33,7 +34,7 @@ IS_TIME = Q(prune_at__lte=Now())
 
 def prune(
     older_than: float | Kept | None,
-    using: str = "default",
+    using: str | None = None,
     *,
     batches: int | None = None,
     archive: Archive | None = None,
@@ -45,6 +46,7 @@ def prune(
     that alone. ``archive`` is called with the jobs of each batch before they are deleted, in the same transaction.
     With ``dry_run`` nothing is deleted.
     """
+    using = write_route(using)
     pruner = DryRun(using, older_than) if dry_run else Pruner(using, older_than, archive)
     deleted = pruner.turn(batches)
     if pruner.refusal is not None:

@@ -28,6 +28,7 @@ from ..registry import copy_of, resolve
 from ..task import Call, JobTask, enqueue_many
 from ..timing import aware, latest
 from . import control
+from .route import write_route
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +76,12 @@ def fire(pk: int, using: str) -> list[int] | None:
     return _with_row(pk, using, _fire, due=True)
 
 
-def run_schedule_now(pk: int, using: str = "default") -> int | None:
+def run_schedule_now(pk: int, using: str | None = None) -> int | None:
     """Enqueue the schedule's job at once, also while it is paused; the job's number, None if a layer dropped it.
 
     The next tick comes as if nothing had happened. Raise what an enqueue raises, or ``Schedule.DoesNotExist``.
     """
+    using = write_route(using)
 
     def run(schedule: Schedule, now: datetime) -> int | None:
         return _enqueue(schedule, now, using)
@@ -87,8 +89,9 @@ def run_schedule_now(pk: int, using: str = "default") -> int | None:
     return _existing(pk, using, run)
 
 
-def pause_schedule(pk: int, using: str = "default") -> bool:
+def pause_schedule(pk: int, using: str | None = None) -> bool:
     """Let the schedule enqueue nothing until it is resumed; False if it was paused already."""
+    using = write_route(using)
 
     def pause(schedule: Schedule, now: datetime) -> bool:
         if schedule.is_paused:
@@ -100,8 +103,9 @@ def pause_schedule(pk: int, using: str = "default") -> bool:
     return _existing(pk, using, pause)
 
 
-def resume_schedule(pk: int, using: str = "default") -> bool:
+def resume_schedule(pk: int, using: str | None = None) -> bool:
     """Let it go on with the first tick from now; False if it was not paused. The ticks of the pause are not missed."""
+    using = write_route(using)
 
     def resume(schedule: Schedule, now: datetime) -> bool:
         if not schedule.is_paused:
@@ -113,8 +117,9 @@ def resume_schedule(pk: int, using: str = "default") -> bool:
     return _existing(pk, using, resume)
 
 
-def retime_schedule(pk: int, using: str = "default") -> None:
+def retime_schedule(pk: int, using: str | None = None) -> None:
     """Compute the next tick anew, from now: the times of the row were changed."""
+    using = write_route(using)
     _existing(pk, using, restart)
 
 
@@ -255,7 +260,8 @@ def aliases_of(using: str) -> list[str]:
 def note_failure(pk: int, error: Exception, using: str) -> None:
     """Say in the row why its tick could not be enqueued."""
     message = storable(f"{type(error).__name__}: {error}")[:MESSAGE_LENGTH]
-    Schedule.objects.using(using).filter(pk=pk).exclude(error=message).update(error=message)
+    schedule = Schedule.objects.using(using).filter(pk=pk).exclude(error=message)
+    get_dialect(using).again_after_collision(lambda: schedule.update(error=message))
 
 
 # -- times as the row has them --------------------------------------------------------------------

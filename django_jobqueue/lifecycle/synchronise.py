@@ -75,7 +75,7 @@ def synchronise(using: str) -> frozenset[str]:
     rows = {row.name: row for row in known}
     if new := sorted(ours.keys() - rows.keys()):
         made = [Schedule(name=name, task_path=ours[name].task.module_path, fingerprint=NEW) for name in new]
-        Schedule.objects.using(using).bulk_create(made, ignore_conflicts=True)
+        get_dialect(using).transact(lambda: Schedule.objects.using(using).bulk_create(made, ignore_conflicts=True))
     for name in sorted(ours):
         if name not in rows or _is_news(rows[name], ours[name], rows[name].clock):
             _adopt(ours[name], using)
@@ -155,5 +155,6 @@ def _would_be_here(task_path: str) -> bool:
 
 def _drop(name: str, using: str) -> None:
     rows = Schedule.objects.using(using).from_code().filter(name=name, vanished_at=None, vouched_until__lt=Now())
-    if rows.update(vanished_at=Now(), next_run_at=None, look_at=None, queued_at=None):
+    gone: dict[str, Any] = {"vanished_at": Now(), "next_run_at": None, "look_at": None, "queued_at": None}
+    if get_dialect(using).again_after_collision(lambda: rows.update(**gone)):
         logger.warning("Schedule %s is no longer in the code; it enqueues nothing more.", name)

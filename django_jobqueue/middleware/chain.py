@@ -81,6 +81,20 @@ def _project(entries: tuple[Any, ...]) -> tuple[Any, ...]:
     return found
 
 
+#: The project's layers as they were last, and those of them that see jobs before they are saved.
+_enqueueing: tuple[tuple[Any, ...], tuple[Any, ...]] = ((), ())
+
+
+def enqueue_layers() -> tuple[Any, ...]:
+    """The project's layers that see jobs before they are saved. Each enqueue asks."""
+    global _enqueueing
+    found, with_hook = _enqueueing
+    if found is not (now := project_layers()):
+        with_hook = tuple(layer for layer in now if hook(layer, "process_enqueue"))
+        _enqueueing = now, with_hook
+    return with_hook
+
+
 def hook(layer: Any, name: str) -> Callable[..., Any] | None:
     """The layer's own hook of this name, or None if it leaves it out."""
     own = getattr(type(layer), name, None)

@@ -1,15 +1,42 @@
-"""The place in line: a number that the database draws."""
+"""The place in line, a number that the database draws, and times that Python can tell."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BigIntegerField, Func
+from django.db.models import BigIntegerField, DateTimeField, Func
 from django.db.models.sql.compiler import SQLCompiler
 from django.utils.deconstruct import deconstructible
 
 SEQUENCE = "django_jobqueue_place"
+#: PostgreSQL holds times that Python cannot tell, and the driver raises for a row that has one.
+LAST = datetime(9999, 12, 30, tzinfo=UTC)
+TELLABLE = (
+    "CASE WHEN {0} >= '9999-12-30 00:00+00' THEN '9999-12-30 00:00+00' "
+    "WHEN {0} < '0001-01-03 00:00+00' THEN '0001-01-03 00:00+00' ELSE {0} END"
+)
+
+
+if TYPE_CHECKING:
+    Moment = DateTimeField  # the checker's plugin knows the columns of those
+else:
+
+    class Moment(DateTimeField):
+        """A time that people have given.
+
+        One that Python cannot tell is read as one that it can: such a row must not stop what reads many.
+        """
+
+        def select_format(self, compiler, sql, params):
+            if compiler.connection.vendor == "postgresql" and not params:
+                sql = TELLABLE.format(sql)
+            return super().select_format(compiler, sql, params)
+
+        def deconstruct(self):
+            name, _, args, kwargs = super().deconstruct()
+            return name, "django.db.models.DateTimeField", args, kwargs
 
 
 @deconstructible(path="django_jobqueue.models.fields.NextPlace")

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
-from .fields import NextPlace
+from .fields import Moment, NextPlace
 
 if TYPE_CHECKING:
     from .attempt import Attempt
@@ -123,9 +123,7 @@ class Job(models.Model):
         ),
     )
     enqueued_at = models.DateTimeField(_("enqueued at"), help_text=_("When the job was enqueued."))
-    run_after = models.DateTimeField(
-        _("run after"), null=True, blank=True, help_text=_("The job does not start before this time.")
-    )
+    run_after = Moment(_("run after"), null=True, blank=True, help_text=_("The job does not start before this time."))
     started_at = models.DateTimeField(
         _("started at"), null=True, blank=True, help_text=_("When the latest attempt was claimed.")
     )
@@ -322,6 +320,10 @@ class Job(models.Model):
             self.options = _data(self.options)
         if not isinstance(self.args, list) or not isinstance(self.kwargs, dict):
             raise ValueError(f"Job #{self.pk} has no call: args must be a list and kwargs an object.")
+
+    def refresh_from_db(self, using: str | None = None, fields: Any = None, *args: Any, **kwargs: Any) -> None:
+        """From the database that the job is in. A router may send reads to a replica, which does not know it yet."""
+        super().refresh_from_db(using or self._state.db, fields, *args, **kwargs)
 
     @property
     def task_name(self) -> str:

@@ -115,7 +115,7 @@ def test_run_after_cannot_be_declared_with_options_either(decorator, run_after):
 def test_trap_10_options_are_left_out_for_a_foreign_backend(our_task):
     """Settings for tests often name ImmediateBackend; the module must still import."""
     declared = our_task(backend="immediate", max_attempts=3, timeout=5)(module_level)
-    assert type(declared) is Task
+    assert isinstance(declared, Task)
     with pytest.raises(TypeError, match="colour"):
         our_task(backend="immediate", colour="green")(module_level)
 

@@ -3,9 +3,11 @@
 import threading
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum
+from itertools import cycle
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_jobqueue import enqueue_many
@@ -223,3 +225,58 @@ def test_a_project_without_time_zones_can_schedule(settings):
     soon = noop.using(run_after=timedelta(seconds=1)).enqueue()
     later = noop.using(run_after=datetime.now() + timedelta(hours=1)).enqueue()
     assert Job.objects.filter(pk__in=[soon.id, later.id]).scheduled().count() == 2
+
+
+# -- some at once ---------------------------------------------------------------------------------
+
+ODD = [
+    'say "hi"',
+    "back\\slash",
+    "{a,b}",
+    "tab\tnew\nline",
+    "NULL",
+    "",
+    "é🎉",
+    "50% %s",
+    "it's",
+    None,
+    [1, {"a": "\\N"}],
+]
+
+
+@pytest.mark.parametrize("number", [2, 11, 49, 150])
+def test_some_jobs_are_one_statement_and_arrive_as_they_are(queue_db, number):
+    noop.enqueue()
+    later = timedelta(hours=1)
+    calls = [
+        echo.using(queue_name='a "queue"', run_after=later if place % 3 else None, priority=place % 5).s(
+            value, key=value
+        )
+        for place, value in zip(range(number), cycle(ODD))
+    ]
+    with CaptureQueriesContext(connection) as captured:
+        results = enqueue_many(calls)
+    inserts = [query for query in captured if "INSERT" in query["sql"]]
+    if connection.vendor != "sqlite":  # where executemany is one for each place in the log, and in no round trip
+        assert len(inserts) == (1 if number < 100 or connection.vendor == "mysql" else 0), "or COPY"
+    jobs = list(Job.objects.order_by("pk"))[1:]
+    assert [str(job.pk) for job in jobs] == [result.id for result in results]
+    assert [job.args for job in jobs] == [list(call.args) for call in calls]
+    assert [job.kwargs for job in jobs] == [call.kwargs for call in calls]
+    assert [job.place is None for job in jobs] == [bool(place % 3) for place in range(number)]
+    assert [job.priority for job in jobs] == [place % 5 for place in range(number)]
+    assert {job.queue_name for job in jobs} == {'a "queue"'} and {job.options for job in jobs} == {None}
+    places = [job.place for job in jobs if job.place is not None]
+    assert places == sorted(places)
+    [first] = [result for result in results if result.id == str(jobs[0].pk)]
+    assert first.task.queue_name == 'a "queue"'
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="only MySQL returns nothing")
+@pytest.mark.parametrize("number", [1, 2, 1100])
+def test_ids_without_returning(queue_db, monkeypatch, number):
+    monkeypatch.setattr(type(connection.features), "can_return_rows_from_bulk_insert", False)
+    results = enqueue_many([add.s(place, 0) for place in range(number)])
+    assert {result.id: result.args[0] for result in results} == {
+        str(pk): args[0] for pk, args in Job.objects.values_list("pk", "args")
+    }

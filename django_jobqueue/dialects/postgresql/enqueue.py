@@ -13,10 +13,12 @@ from weakref import WeakKeyDictionary
 from django.db import DatabaseError, transaction
 
 from ...models import Job
-from ..base import ENQUEUED, ZEROS, Dialect, as_json, data_of, forget_places, of_task
+from ...models.fields import SEQUENCE
+from ..base import COLUMNS_OF_TASK, DATA, ENQUEUED, ZEROS, Dialect, as_json, data_of, forget_places, of_task
 from ..channel import CHANNEL, encode
 from ..records import Lane
 from ..tables import JOB
+from .arrays import array, quoted
 from .session import NOT_PREPARED, ON_REQUEST, PostgreSQLSession, sqlstate
 
 # The place comes from the column's default; a scheduled job must have none, so its column is named.
@@ -43,8 +45,18 @@ NEVER = -math.inf
 #: How many jobs have been inserted over each of the driver's connections, in transactions of their own.
 _uses: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
-#: Below this a multi-row INSERT is as quick as COPY and its preparations.
-COPY_FROM = 50
+#: From two jobs on they are one statement too; it is the same for any number of them, so that its plan can be kept.
+TYPES_OF_TASK = "timestamptz timestamptz smallint smallint text text text text bigint int boolean text".split()
+INSERT_MANY = f"""
+INSERT INTO {JOB} (place, {", ".join([*ZEROS, *ENQUEUED])})
+SELECT CASE WHEN call.place THEN nextval('{SEQUENCE}') END, {", ".join(["0"] * len(ZEROS))},
+    {", ".join([*(f"call.{name}" for name in COLUMNS_OF_TASK), *(f"call.{name}::jsonb" for name in DATA)])}
+FROM unnest(%s::boolean[], {", ".join([*(f"%s::{kind}[]" for kind in TYPES_OF_TASK), *["%s::text[]"] * len(DATA)])})
+    AS call(place, {", ".join(ENQUEUED)})
+RETURNING id, place, pg_backend_pid()
+"""
+#: Below this that is as quick as COPY and its preparations.
+COPY_FROM = 100
 #: So many rows are sent at a time: the server reads them while the next ones are written down.
 AT_ONCE = 100
 COPIED = ["id", *ZEROS, *ENQUEUED]
@@ -58,10 +70,12 @@ FROM (SELECT pg_get_serial_sequence(%s, 'id')::regclass AS name OFFSET 0) AS ids
 
 class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
     def insert(self, jobs: list[Job]) -> None:
-        if len(jobs) < COPY_FROM:
-            with transaction.atomic(using=self.using) if len(jobs) > 1 else nullcontext():
-                for job in jobs:
-                    self._insert(job)
+        if len(jobs) == 1:
+            self._insert(jobs[0])
+        elif len(jobs) < COPY_FROM:
+            # in a transaction of the caller's a refusal costs these jobs, and not the transaction
+            with nullcontext() if self.connection.get_autocommit() else transaction.atomic(using=self.using):
+                self._insert_many(jobs)
         else:
             self._copy_all(jobs)
 
@@ -94,11 +108,34 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
             _uses[connection.connection] = NEVER
         return any(told)
 
+    def _insert_many(self, jobs: Sequence[Job]) -> None:
+        connection: Any = self.connection
+        connection.ensure_connection()
+        params, prepare = _arrays(jobs), None
+        if not connection.in_atomic_block and connection.autocommit:
+            prepare = self._may_prepare(connection) or None
+        try:
+            rows = self._returned(connection, INSERT_MANY, params, prepare)
+        except DatabaseError as error:
+            if not prepare or sqlstate(error) not in NOT_PREPARED:
+                raise
+            _uses[connection.connection] = NEVER
+            rows = self._returned(connection, INSERT_MANY, params, False)
+        for job, (number, place, _) in zip(jobs, rows, strict=True):
+            job.id, job.place = number, place
+            job._state.adding, job._state.db = False, self.using
+        if rows[0][-1] != connection.connection.info.backend_pid:
+            _uses[connection.connection] = NEVER
+
     def _row(self, connection: Any, sql: str, params: Sequence[Any], prepare: bool | None) -> Sequence[Any]:
+        [row] = self._returned(connection, sql, params, prepare)
+        return row
+
+    def _returned(self, connection: Any, sql: str, params: Sequence[Any], prepare: bool | None) -> list[Sequence[Any]]:
         with self._cursor(connection, prepare) as cursor:
             cursor.execute(sql, params)
-            row: Sequence[Any] = cursor.fetchone()
-            return row
+            rows: list[Sequence[Any]] = cursor.fetchall()
+            return rows
 
     def _may_prepare(self, connection: Any) -> bool:
         """May the server keep the plan of the next INSERT, which is a transaction of its own?
@@ -122,7 +159,10 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
     def _copy_all(self, jobs: list[Job]) -> None:
         kinds = [(scheduled, list(some)) for scheduled, some in groupby(jobs, key=lambda job: job.place is None)]
         alone = len(kinds) == 1 and self.connection.get_autocommit()  # the COPY is its own transaction
-        with nullcontext() if alone else transaction.atomic(using=self.using), self.connection.cursor() as cursor:
+        with (
+            nullcontext() if alone else transaction.atomic(using=self.using),
+            self.connection.cursor() as cursor,
+        ):
             cursor.execute(RESERVE, [JOB, len(jobs)])
             ids = cursor.fetchone()[0].split(",")
             for scheduled, some in kinds:
@@ -154,6 +194,19 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
             kwargs = "{}" if kwargs == "{}" else _copied(as_json(kwargs))
             options = r"\N" if options is None else _copied(as_json(options))
             yield f"{number}\t{text}\t{args}\t{kwargs}\t{options}{end}"
+
+
+def _arrays(jobs: Sequence[Job]) -> list[str]:
+    """The parameters of ``INSERT_MANY``."""
+    known: dict[tuple[Any, ...], list[str]] = {}
+    rows = []
+    for job in jobs:
+        task = of_task(job)
+        if (texts := known.get(task)) is None:
+            known[task] = texts = [quoted(None if value is None else str(value)) for value in task]
+        data = map(quoted, data_of(job))
+        rows.append(["f" if job.place is None else "t", *texts, *data])
+    return [array(column) for column in zip(*rows, strict=True)]
 
 
 @lru_cache(maxsize=1000)

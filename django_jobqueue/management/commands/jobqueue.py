@@ -162,7 +162,11 @@ class Command(BaseCommand):
 
     def do_reschedule(self, options: dict[str, Any]) -> Answer:
         to = options["to"]
-        return self.do_to_jobs("reschedule", to_time(self.from_now(to) if isinstance(to, timedelta) else to), options)
+        try:
+            change = to_time(self.from_now(to) if isinstance(to, timedelta) else to)
+        except (ValueError, OverflowError) as error:
+            raise CommandError(f"--to: {error}") from None
+        return self.do_to_jobs("reschedule", change, options)
 
     def do_to_jobs(
         self, verb: str, change: Change, options: dict[str, Any], retrying: Retrying | None = None

@@ -1,0 +1,100 @@
+"""Tasks in the tests of projects: with methods that a mock replaces, and fields that stay as they are."""
+
+import copy
+from dataclasses import FrozenInstanceError, fields
+from unittest import mock
+
+import pytest
+
+from django_jobqueue.task import JobTask
+from tests import tasks
+
+from .tasks import add, async_add, noop
+
+pytestmark = pytest.mark.once
+
+
+@pytest.mark.parametrize("name", ["enqueue", "aenqueue", "s", "si", "using", "call", "get_result", "get_backend"])
+@pytest.mark.parametrize("autospec", [None, True])
+def test_a_method_can_be_mocked_and_comes_back(name, autospec):
+    before = getattr(add, name)
+    with mock.patch.object(add, name, autospec=autospec) as double:
+        assert getattr(add, name) is double and not double.called
+    assert getattr(add, name) == before and not vars(add)
+
+
+def test_a_mocked_enqueue_is_called_in_its_place():
+    with mock.patch("tests.tasks.add.enqueue", return_value="result") as enqueue:
+        assert tasks.add.enqueue(1, b=2) == "result"
+        assert noop.enqueue != enqueue
+    enqueue.assert_called_once_with(1, b=2)
+
+
+async def _call(task):
+    return await task.aenqueue(1, 2)
+
+
+def test_an_async_method_is_replaced_by_an_async_mock():
+    import asyncio
+
+    with mock.patch.object(add, "aenqueue", return_value="result") as aenqueue:
+        assert asyncio.run(_call(add)) == "result"
+    aenqueue.assert_awaited_once_with(1, 2)
+
+
+def test_autospec_knows_the_parameters():
+    with mock.patch.object(add, "using", autospec=True) as using, pytest.raises(TypeError):
+        add.using(5)
+    assert not using.called
+
+
+def test_mocks_nest():
+    with mock.patch.object(add, "enqueue") as outer:
+        with mock.patch.object(add, "enqueue") as inner:
+            assert add.enqueue is inner
+        assert add.enqueue is outer
+    assert not vars(add)
+
+
+def test_monkeypatch_replaces_and_restores(monkeypatch):
+    calls = []
+    monkeypatch.setattr(add, "enqueue", lambda *args: calls.append(args))
+    add.enqueue(1, 2)
+    monkeypatch.undo()
+    assert calls == [(1, 2)] and not vars(add)
+    monkeypatch.setattr("tests.tasks.add.s", None)
+    assert add.s is None
+    monkeypatch.undo()
+    assert add.s(1).args == (1,)
+
+
+@pytest.mark.parametrize(("task", "autospec"), [(add, None), (add, True), (async_add, None)])
+def test_the_function_can_be_mocked_and_is_still_found(task, autospec):
+    func, path = task.func, task.module_path
+    with mock.patch.object(task, "func", autospec=autospec) as double:
+        assert (task.func, task.module_path, task.name) == (double, path, func.__name__)
+        task.call(1, 2)
+    double.assert_called_once_with(1, 2)
+    assert task.func is func and not vars(task)
+
+
+def test_a_copy_has_no_mocks():
+    with mock.patch.object(add, "enqueue"):
+        assert add.using(priority=5).enqueue.__func__ is JobTask.enqueue
+
+
+def test_fields_stay_frozen():
+    for item in fields(add):
+        with pytest.raises(FrozenInstanceError):
+            setattr(add, item.name, getattr(noop, item.name))
+        with pytest.raises(FrozenInstanceError):
+            delattr(add, item.name)
+    for change in (lambda: setattr(add, "color", 1), lambda: delattr(add, "color"), lambda: delattr(add, "enqueue")):
+        with pytest.raises(FrozenInstanceError):
+            change()
+    with pytest.raises(FrozenInstanceError), mock.patch.object(add, "priority", 5):
+        pass
+
+
+def test_a_copy_of_a_task_is_the_task():
+    assert copy.copy(add) is copy.deepcopy(add) is add
