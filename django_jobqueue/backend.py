@@ -29,7 +29,7 @@ from .conf import Options, problems_of
 from .keys import slots_of
 from .middleware.chain import enqueue_through, hook, project_layers
 from .options import checked_names
-from .registry import copy_of, effective, resolve
+from .registry import IS_OF_THE_BACKPORT, copy_of, effective, is_of_the_backport, resolve
 from .signals import ENQUEUED
 from .task import Call, JobTask, Step
 
@@ -47,6 +47,8 @@ class JobQueueBackend(BaseTaskBackend):
     Django makes one instance for each thread and context, so instances keep nothing but what they could find again.
     """
 
+    #: By this ``conf`` knows the class, and what is derived from it.
+    keeps_jobs_in_database = True
     task_class = JobTask
     supports_defer = True
     supports_async_task = True
@@ -346,6 +348,8 @@ def moment_after(delay: timedelta, now: datetime) -> datetime:
 
 def check_findable(task: AnyTask) -> None:
     """Raise ``InvalidTask`` unless a worker that imports the task's module will find it under its path."""
+    if is_of_the_backport(task):
+        raise InvalidTask(f"{task.module_path} cannot be enqueued here: {IS_OF_THE_BACKPORT}.")
     try:
         found = resolve(task.module_path)
     except LookupError:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+from django.utils.module_loading import import_string
 
 from .backoff import DEFAULT_BACKOFF, Backoff, check_backoff
+from .compat import task_backends
 from .outcomes import seconds
 from .retention import STATUSES, Kept, as_kept
 
@@ -140,15 +144,32 @@ def option_defaults() -> Mapping[str, Any]:
 
 
 def backend_aliases() -> list[str]:
-    """The aliases in TASKS that name our backend, by its path."""
+    """The aliases in TASKS whose backend is ours, or a subclass of it."""
     tasks = getattr(settings, "TASKS", None) or {}
-    return [
-        alias for alias, entry in tasks.items() if isinstance(entry, Mapping) and entry.get("BACKEND") == BACKEND_PATH
-    ]
+    return [alias for alias, entry in tasks.items() if isinstance(entry, Mapping) and _is_ours(entry.get("BACKEND"))]
 
 
-def backend_options(alias: str) -> Mapping[str, Any]:
-    """``TASKS[alias]["OPTIONS"]`` as it stands in the settings."""
-    entry: Any = settings.TASKS[alias]
-    options: Mapping[str, Any] = entry.get("OPTIONS", {})
-    return options
+def _is_ours(path: Any) -> bool:
+    """A class says so itself: this module is below the backend. One that does not import is no one's."""
+    if not isinstance(path, str):
+        return False
+    try:
+        return bool(getattr(import_string(path), "keeps_jobs_in_database", False))
+    except Exception:  # whatever the module raises; who asks for the backend learns of it
+        return False
+
+
+def config_of(alias: str) -> Options:
+    """The options of the backend of ours that has this alias. Raise ``ImproperlyConfigured`` for one that cannot be."""
+    backend: Any = task_backends[alias]
+    config: Options = backend.config
+    return config
+
+
+def databases() -> list[str]:
+    """The databases that jobs are kept in, as far as the settings can be read."""
+    found = []
+    for alias in backend_aliases():
+        with suppress(ImproperlyConfigured):  # the backend's own check says so
+            found.append(config_of(alias).database)
+    return list(dict.fromkeys(found))
