@@ -1,3 +1,5 @@
+import sys
+
 from django.apps import AppConfig
 from django.db.models.signals import post_migrate, pre_migrate
 from django.utils.translation import gettext_lazy as _
@@ -13,4 +15,6 @@ class JobQueueConfig(AppConfig):
 
         pre_migrate.connect(storage.make_sequence, sender=self, dispatch_uid="django_jobqueue.sequence")
         post_migrate.connect(storage.set_parameters, sender=self, dispatch_uid="django_jobqueue.parameters")
-        from . import checks, compat  # noqa: F401 - they register the system checks, Django's for tasks among them
+        from . import checks, compat, discovery  # noqa: F401 - checks and compat register the system checks
+
+        discovery.loaded_with_apps.update(sys.modules)

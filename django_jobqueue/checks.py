@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import isfunction
+from itertools import groupby
 from typing import Any
 
 import django
@@ -20,6 +21,7 @@ from .backend import check_findable
 from .compat import BaseTaskBackend, InvalidTask, task_backends
 from .conf import BACKEND_PATH, backend_aliases, middleware_paths, option_defaults
 from .dialects import get_dialect
+from .discovery import HOW_TO_EXCLUDE, discover, overlooked
 from .lifecycle.synchronise import definitions
 from .middleware.chain import make_layer
 from .middleware.database_connections import DatabaseConnections
@@ -35,7 +37,16 @@ SERVERS = {"postgresql": (14, 0), "mysql": (8, 0, 11), "mariadb": (10, 6)}
 
 @register
 def check_installation(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    return [*_backend(), *_backport(), *_middleware(), *_defaults(), *_tasks(), *_schedules(), *_time_zones()]
+    return [
+        *_backend(),
+        *_backport(),
+        *_middleware(),
+        *_defaults(),
+        *_task_modules(),
+        *_tasks(),
+        *_schedules(),
+        *_time_zones(),
+    ]
 
 
 @register(Tags.database)
@@ -80,7 +91,7 @@ def _backport() -> Iterator[CheckMessage]:
 
 
 def _aliases_of_the_backport() -> Iterator[str]:
-    backport = getattr(sys.modules.get("django_tasks.backends.base"), "BaseTaskBackend", None)
+    backport: Any = getattr(sys.modules.get("django_tasks.backends.base"), "BaseTaskBackend", None)
     for alias in task_backends if backport is not None else ():
         try:
             kind = type(task_backends[alias])
@@ -169,6 +180,37 @@ def _defaults() -> Iterator[CheckMessage]:
             checked({name: default}, where="JOBQUEUE_DEFAULTS: ")
         except (TypeError, ValueError) as error:
             yield Error(str(error), hint=hint, id="jobqueue.E015")
+
+
+def _task_modules() -> Iterator[CheckMessage]:
+    """Modules that workers cannot import, and schedules that they do not see."""
+    try:
+        conf.task_modules(), conf.task_modules_excluded()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), hint='Write names such as "tasks" or "shop.jobs".', id="jobqueue.E031")
+        return
+    if not (apps.is_installed("django_jobqueue") and backend_aliases()):
+        return
+    found = discover(log=False)  # the messages say it
+    for failure in found.failures:
+        yield Warning(
+            f"{failure}. Workers pass it over: jobs of its tasks wait, and its schedules enqueue nothing.",
+            hint=f"Correct it. {HOW_TO_EXCLUDE.format(failure.module)}",
+            id="jobqueue.W032",
+        )
+    for module, paths in groupby(overlooked(found), key=lambda path: path.rpartition(".")[0]):
+        yield Warning(
+            f"Nothing is enqueued for the schedules of {', '.join(paths)}: workers do not import {module}.",
+            hint=f"JOBQUEUE_TASK_MODULES is {list(conf.task_modules())}: add {module!r}, or move the tasks.",
+            id="jobqueue.W033",
+        )
+    for name in found.unused:
+        if hasattr(settings, "JOBQUEUE_TASK_MODULES"):
+            yield Warning(
+                f"JOBQUEUE_TASK_MODULES names {name!r}, and no installed app has a module of that name.",
+                hint="Correct it, or leave it out. A module that is in no app is named with its whole path.",
+                id="jobqueue.W034",
+            )
 
 
 def _tasks() -> Iterator[CheckMessage]:

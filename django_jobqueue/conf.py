@@ -25,6 +25,9 @@ BACKEND_PATH = "django_jobqueue.backend.JobQueueBackend"
 #: The layers around every job, first is outermost, for projects that do not set JOBQUEUE_MIDDLEWARE.
 DEFAULT_MIDDLEWARE = ("django_jobqueue.middleware.database_connections.DatabaseConnections",)
 
+#: The modules of each app that workers import for their tasks, in projects that do not set JOBQUEUE_TASK_MODULES.
+DEFAULT_TASK_MODULES = ("tasks",)
+
 #: A job that was lost this often fails: it is likely what kills its workers.
 LOSSES_TO_FAIL = 5
 #: From this many losses on, a job runs alone in its worker, so that it cannot take others with it.
@@ -135,6 +138,26 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
     """Settings change in tests only, and each enqueue asks. To learn that a setting is not there takes longest."""
     if setting == "JOBQUEUE_MIDDLEWARE":
         middleware_paths.cache_clear()
+
+
+def task_modules() -> tuple[str, ...]:
+    """``JOBQUEUE_TASK_MODULES``: the modules with tasks. Raise ``ImproperlyConfigured`` unless they are names."""
+    return _module_names("JOBQUEUE_TASK_MODULES", DEFAULT_TASK_MODULES)
+
+
+def task_modules_excluded() -> tuple[str, ...]:
+    """``JOBQUEUE_TASK_MODULES_EXCLUDE``: those of them that are left alone. Raise ``ImproperlyConfigured`` likewise."""
+    return _module_names("JOBQUEUE_TASK_MODULES_EXCLUDE", ())
+
+
+def _module_names(setting: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    value = getattr(settings, setting, default)
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ImproperlyConfigured(f"{setting} must be a list of names of modules, not {value!r}.")
+    for name in value:
+        if not (isinstance(name, str) and all(part.isidentifier() for part in name.split("."))):
+            raise ImproperlyConfigured(f"{setting} has {name!r}, which is no name of a module.")
+    return tuple(value)
 
 
 def option_defaults() -> Mapping[str, Any]:

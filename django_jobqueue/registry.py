@@ -13,6 +13,7 @@ from django.apps import apps
 from django.conf import settings
 
 from .compat import AnyTask, Task
+from .conf import task_modules
 from .exceptions import Fail, InvalidResult, Retry, UnknownTask
 
 
@@ -53,9 +54,10 @@ def is_of_the_backport(task: Any) -> bool:
 
 
 def is_ours(module_path: str) -> bool:
-    """Is it in an installed app, or in the project's own package?"""
+    """Is it in an installed app, in the project's own package, or in a module that JOBQUEUE_TASK_MODULES names?"""
     packages = {config.name for config in apps.get_app_configs()}
     packages.add(str(getattr(settings, "ROOT_URLCONF", "")).partition(".")[0])
+    packages.update(name for name in task_modules() if "." in name)
     parents = module_path.split(".")
     return any(".".join(parents[: length + 1]) in packages for length in range(len(parents)))
 

@@ -18,3 +18,5 @@ TASKS = {
 
 if "JOURNEY_PORT" in os.environ:  # a database server that the test has started itself
     DATABASES["default"]["PORT"] = os.environ["JOURNEY_PORT"]
+
+JOBQUEUE_TASK_MODULES_EXCLUDE = []

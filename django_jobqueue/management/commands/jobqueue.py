@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from django_jobqueue import stats
+from django_jobqueue.discovery import discover
 from django_jobqueue.exceptions import ArchiveFailed
 from django_jobqueue.lifecycle import pause, prune, resume
 from django_jobqueue.lifecycle.batch import close_batch, open_batch
@@ -124,6 +125,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         backend = find_backend(None, options["database"])
         self.using, self.backend = backend.config.database, backend
+        discover(log=False)
         self.missing: list[int] = []
         self.exit_code = 0
         answer: Callable[..., Answer] = getattr(self, f"do_{verb}")
