@@ -107,6 +107,7 @@ class Worker:
             self.using, intake.selector, poll=intake.poll, woken=self._woken, awaited=self.awaited.remember
         )
         self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup, self.announcer)
+        self.claimer.fault = self._break_down
         self.follower = self.claimer.follower
         self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
         self.maintenance = Maintenance(
