@@ -46,6 +46,15 @@ class Failure:
         return f"{self.module} cannot be imported: {type(self.error).__name__}: {self.error}".rstrip(": ").rstrip(".")
 
     @property
+    def file(self) -> str:
+        """Where the module is; empty if that cannot be told."""
+        try:
+            spec = find_spec(self.module)
+        except Exception:
+            return ""
+        return (spec.origin if spec else None) or ""
+
+    @property
     def is_foreign(self) -> bool:
         """Is it in an app that the project has installed, and not of its own?"""
         return not is_projects_own(self.module)
@@ -200,20 +209,20 @@ def _imported_by(module: ModuleType | None) -> set[str]:
 def _with_schedules(config: AppConfig, known: Collection[str]) -> dict[str, str]:
     """Tasks with a schedule in the app's files, and their modules, told from the text: nothing is imported."""
     found: dict[str, str] = {}
-    for module, file in _files(Path(config.path), config.name):
+    for module, file in files_of(Path(config.path), config.name):
         if module not in known:
             found |= {f"{module}.{name}": module for name in _scheduled_in(file)}
     return found
 
 
-def _files(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
+def files_of(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if _is_passed_over(path.stem):
             continue
         if path.suffix == ".py":
             yield package if path.stem == "__init__" else f"{package}.{path.stem}", path
         elif (path / "__init__.py").exists():
-            yield from _files(path, f"{package}.{path.name}")
+            yield from files_of(path, f"{package}.{path.name}")
 
 
 def _scheduled_in(file: Path) -> list[str]:
