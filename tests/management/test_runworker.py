@@ -11,9 +11,11 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
+from django.utils import autoreload
 
 from django_jobqueue import enqueue_many
 from django_jobqueue.backend import JobQueueBackend
+from django_jobqueue.management import reloading
 from django_jobqueue.management.commands.runworker import Command, find_backend, set_up_logging, stopped_by_signals
 from django_jobqueue.models import Job, Worker
 
@@ -220,6 +222,33 @@ def test_a_drain_whose_tables_are_dropped_ends_and_says_so(queue_db, eventually,
             rename("django_jobqueue_gone", "django_jobqueue_job")
     assert worker.exit_code == 1
     assert "without django_jobqueue_job: run manage.py migrate" in caplog.text
+
+
+@pytest.mark.once
+def test_the_reloader_looks_at_modules_that_failed(settings, monkeypatch, tmp_path):
+    (tmp_path / "wrong.py").write_text("import wronger")
+    (tmp_path / "wronger.py").write_text("def broken(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(autoreload, "_error_files", [])
+    settings.JOBQUEUE_TASK_MODULES = ["wrong.tasks"]
+    calls = []
+
+    def work(**options):
+        calls.append(options)
+        if len(calls) == 1:
+            raise CommandError("There are no tables.")
+
+    monkeypatch.setattr(reloading, "RETRY", 0.0)
+    reloading._work_when_it_can(work, threads=3)
+    assert calls == [{"threads": 3}] * 2
+    assert {str(tmp_path / "wrong.py"), str(tmp_path / "wronger.py")} <= set(autoreload._error_files)
+
+
+@pytest.mark.once
+def test_the_reloader_waits_for_a_file_to_change_or_a_signal(monkeypatch):
+    monkeypatch.setattr(reloading, "INTERVAL", 0.0)
+    assert not reloading._wait_for_change(reloading._times_of_files(), lambda: True)
+    assert reloading._wait_for_change({}, lambda: False)
 
 
 def test_an_option_of_the_backend_that_cannot_be_is_a_plain_error(settings):
