@@ -129,6 +129,14 @@ def test_a_module_that_fails_is_named_and_passed_over(project, settings, caplog,
     assert discover().failures == [] and warnings() == []
 
 
+def test_a_module_that_is_mended_is_found_at_the_next_look(project):
+    project("shop", shop__tasks="raise RuntimeError('half a deploy')")
+    assert discover().failures
+    project(shop__tasks=TASK.format("whole"))
+    assert resolve("shop.tasks.whole").name == "whole"
+    assert discover().failures == []
+
+
 def test_a_module_of_another_distribution_that_fails_takes_one_line(project, caplog, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path / "site-packages")
     (tmp_path / "site-packages/legacy").mkdir(parents=True)
