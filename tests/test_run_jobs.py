@@ -201,6 +201,7 @@ def test_a_paused_queue_stays_paused(db):
 
 
 def test_without_a_transaction_too(queue_db):
+    connection.ensure_connection()
     before = connections["default"].connection
     result = make_group.enqueue("made")
     assert run_jobs() == 1 and result_of(result) == ["made", True]
