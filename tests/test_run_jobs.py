@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Group
 from django.core.management import call_command
 from django.db import IntegrityError, connection, connections, transaction
+from django.test import TestCase
 
 from django_jobqueue import Retry, chain, group, task
 from django_jobqueue.compat import task_finished, task_started
@@ -53,6 +54,12 @@ def fail_in_sql(name):
 def fail_outside(name):
     Group.objects.create(name=name)
     raise LookupError(name)
+
+
+@task
+def durable():
+    with transaction.atomic(durable=True):
+        Group.objects.create(name="durable")
 
 
 @task
@@ -214,3 +221,16 @@ def test_a_backend_that_is_not_there_is_named(settings):
         run_jobs()
     with pytest.raises(LookupError, match="named 'mail'"):
         run_jobs("mail")
+
+
+class DurableTests(TestCase):
+    def test_a_task_may_ask_for_a_durable_transaction(self):
+        result = durable.enqueue()
+        with self.captureOnCommitCallbacks(execute=True):
+            run_jobs()
+        assert result_status(result) == "SUCCESSFUL"
+
+
+def result_status(result):
+    result.refresh()
+    return str(result.status)

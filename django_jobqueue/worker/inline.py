@@ -164,13 +164,12 @@ def kept_usable() -> Iterator[None]:
 
 @contextmanager
 def _kept_usable(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    mark: Any = transaction.savepoint(using=connection.alias)
-    yield
-    if connection.needs_rollback or not _answers(connection):
-        connection.needs_rollback = False
-        transaction.savepoint_rollback(mark, using=connection.alias)
-    else:
-        transaction.savepoint_commit(mark, using=connection.alias)
+    block: Any = transaction.atomic(using=connection.alias)
+    block._from_testcase = True  # as the test's own: a task may ask for atomic(durable=True) inside
+    with block:
+        yield
+        if connection.needs_rollback or not _answers(connection):
+            connection.set_rollback(True)
 
 
 def _answers(connection: BaseDatabaseWrapper) -> bool:
