@@ -34,10 +34,7 @@ from django_jobqueue.worker.timekeeper import TIMEOUT_GRACE
 from django_jobqueue.worker.worker import Worker
 
 DEFAULT_THREADS = 4
-IN_TESTS = (
-    "In a test, let django_jobqueue.testing.run_jobs() run the jobs on the test's own connection, or use a "
-    "TransactionTestCase (with pytest-django transactional_db)."
-)
+IN_TESTS = "In a test, django_jobqueue.testing.run_jobs() runs the jobs on the test's own connection"
 
 
 def positive(text: str) -> int:
@@ -268,14 +265,15 @@ def check_connections(using: str) -> None:
         if connection.in_atomic_block or _is_in_manual_transaction(connection):
             raise CommandError(
                 f"A worker cannot run inside a transaction, and one is open here on {connection.alias!r}: it has "
-                f"connections of its own, which see nothing of it and may wait for it. {IN_TESTS}"
+                f"connections of its own, which see nothing of it and may wait for it. {IN_TESTS}; for a real worker "
+                "use a TransactionTestCase (with pytest-django transactional_db)."
             )
     database: Any = connections[using]
     if database.vendor == "sqlite" and database.is_in_memory_db():
         raise CommandError(
             f"A worker cannot run on SQLite's database in memory, as DATABASES[{using!r}] is here: its threads would "
             f"meet 'database table is locked'. For tests set DATABASES[{using!r}]['TEST'] = "
-            f'{{"NAME": BASE_DIR / "test.sqlite3"}}. {IN_TESTS}'
+            f'{{"NAME": BASE_DIR / "test.sqlite3"}}. {IN_TESTS}.'
         )
 
 
