@@ -29,7 +29,7 @@ from .keys import slots_of
 from .middleware.chain import enqueue_layers, enqueue_through
 from .moments import check_moment
 from .options import checked_names
-from .registry import copy_of, effective, resolve
+from .registry import IS_OF_THE_BACKPORT, copy_of, effective, is_of_the_backport, resolve
 from .signals import ENQUEUED
 from .signatures import check_arguments, fitting
 from .task import Call, JobTask, Step
@@ -48,6 +48,8 @@ class JobQueueBackend(BaseTaskBackend):
     Django makes one instance for each thread and context, so instances keep nothing but what they could find again.
     """
 
+    #: By this ``conf`` knows the class, and what is derived from it.
+    keeps_jobs_in_database = True
     task_class = JobTask
     supports_defer = True
     supports_async_task = True
@@ -378,6 +380,8 @@ def check_run_after(moment: datetime) -> None:
 
 def check_findable(task: AnyTask) -> None:
     """Raise ``InvalidTask`` unless a worker that imports the task's module will find it under its path."""
+    if is_of_the_backport(task):
+        raise InvalidTask(f"{task.module_path} cannot be enqueued here: {IS_OF_THE_BACKPORT}.")
     try:
         found = resolve(task.module_path)
     except LookupError:

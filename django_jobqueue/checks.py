@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import isfunction
+from itertools import groupby
 from typing import Any
 
 import django
@@ -15,10 +16,12 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from . import conf
 from .backend import check_findable
-from .compat import InvalidTask
-from .conf import BACKEND_PATH, Options, backend_aliases, backend_options, middleware_paths, option_defaults
+from .compat import BaseTaskBackend, InvalidTask, task_backends
+from .conf import BACKEND_PATH, backend_aliases, middleware_paths, option_defaults
 from .dialects import get_dialect
+from .discovery import HOW_TO_EXCLUDE, discover, overlooked
 from .lifecycle.synchronise import definitions
 from .middleware.chain import make_layer
 from .middleware.database_connections import DatabaseConnections
@@ -34,7 +37,16 @@ SERVERS = {"postgresql": (14, 0), "mysql": (8, 0, 11), "mariadb": (10, 6)}
 
 @register
 def check_installation(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    return [*_backend(), *_backport(), *_middleware(), *_defaults(), *_tasks(), *_schedules(), *_time_zones()]
+    return [
+        *_backend(),
+        *_backport(),
+        *_middleware(),
+        *_defaults(),
+        *_task_modules(),
+        *_tasks(),
+        *_schedules(),
+        *_time_zones(),
+    ]
 
 
 @register(Tags.database)
@@ -42,13 +54,13 @@ def check_databases(
     app_configs: Sequence[AppConfig] | None = None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """What asks the server: Django runs it with ``migrate`` and ``check --database``."""
-    named = [alias for alias in _job_databases() if alias in (databases or ())]
+    named = [alias for alias in conf.databases() if alias in (databases or ())]
     return [message for alias in named for message in (*_server(alias), *_clock(alias))]
 
 
 @register
 def check_settings_of_databases(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    return [message for alias in _job_databases() for message in (*_sqlite(alias), *_psycopg(alias))]
+    return [message for alias in conf.databases() for message in (*_sqlite(alias), *_psycopg(alias))]
 
 
 def _backend() -> Iterator[CheckMessage]:
@@ -61,13 +73,14 @@ def _backend() -> Iterator[CheckMessage]:
 
 
 def _backport() -> Iterator[CheckMessage]:
+    """Beside Django's own framework the backport may be imported, as some packages do. Only its tasks are not ours."""
     if django.VERSION >= (6, 0):
-        if "django_tasks" in sys.modules:
-            yield Error(
-                f"The backport django_tasks is imported on Django {django.get_version()}, which has django.tasks of "
-                "its own. Tasks declared with the backport are strangers to this project's backend.",
-                hint="Import from django.tasks or django_jobqueue, and take 'django_tasks' out of INSTALLED_APPS.",
-                id="jobqueue.E004",
+        for alias in _aliases_of_the_backport():
+            yield Warning(
+                f"TASKS[{alias!r}] names a backend of the backport django_tasks, and Django {django.get_version()} has "
+                "django.tasks of its own: tasks declared for this alias are not Django's, and no worker runs them.",
+                hint="Name the backend of the same name in django.tasks.backends.",
+                id="jobqueue.W004",
             )
     elif not apps.is_installed("django_tasks"):
         yield Error(
@@ -75,6 +88,17 @@ def _backport() -> Iterator[CheckMessage]:
             hint="Add 'django_tasks' to INSTALLED_APPS, in front of 'django_jobqueue'.",
             id="jobqueue.E005",
         )
+
+
+def _aliases_of_the_backport() -> Iterator[str]:
+    backport: Any = getattr(sys.modules.get("django_tasks.backends.base"), "BaseTaskBackend", None)
+    for alias in task_backends if backport is not None else ():
+        try:
+            kind = type(task_backends[alias])
+        except Exception:  # noqa: S112 - Django's own check says so
+            continue
+        if issubclass(kind, backport) and not issubclass(kind, BaseTaskBackend):
+            yield alias
 
 
 def _middleware() -> Iterator[CheckMessage]:
@@ -158,6 +182,37 @@ def _defaults() -> Iterator[CheckMessage]:
             yield Error(str(error), hint=hint, id="jobqueue.E015")
 
 
+def _task_modules() -> Iterator[CheckMessage]:
+    """Modules that workers cannot import, and schedules that they do not see."""
+    try:
+        conf.task_modules(), conf.task_modules_excluded()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), hint='Write names such as "tasks" or "shop.jobs".', id="jobqueue.E031")
+        return
+    if not (apps.is_installed("django_jobqueue") and backend_aliases()):
+        return
+    found = discover(log=False)  # the messages say it
+    for failure in found.failures:
+        yield Warning(
+            f"{failure}. Workers pass it over: jobs of its tasks wait, and its schedules enqueue nothing.",
+            hint=f"Correct it. {HOW_TO_EXCLUDE.format(failure.module)}",
+            id="jobqueue.W032",
+        )
+    for module, paths in groupby(overlooked(found), key=lambda path: path.rpartition(".")[0]):
+        yield Warning(
+            f"Nothing is enqueued for the schedules of {', '.join(paths)}: workers do not import {module}.",
+            hint=f"JOBQUEUE_TASK_MODULES is {list(conf.task_modules())}: add {module!r}, or move the tasks.",
+            id="jobqueue.W033",
+        )
+    for name in found.unused:
+        if hasattr(settings, "JOBQUEUE_TASK_MODULES"):
+            yield Warning(
+                f"JOBQUEUE_TASK_MODULES names {name!r}, and no installed app has a module of that name.",
+                hint="Correct it, or leave it out. A module that is in no app is named with its whole path.",
+                id="jobqueue.W034",
+            )
+
+
 def _tasks() -> Iterator[CheckMessage]:
     """Tasks that were declared before their layers could be imported: what they say is looked at now."""
     if not _is_a_list(getattr(settings, "JOBQUEUE_MIDDLEWARE", ())):
@@ -203,7 +258,7 @@ def _not_findable(task: JobTask[..., Any]) -> Iterator[str]:
 
 
 def _time_zones() -> Iterator[CheckMessage]:
-    for alias in _job_databases():
+    for alias in conf.databases():
         if get_dialect(alias).name == "postgresql":
             continue
         if not settings.USE_TZ:
@@ -219,19 +274,6 @@ def _time_zones() -> Iterator[CheckMessage]:
                 hint="Leave TIME_ZONE out, or keep the jobs in another database with OPTIONS['DATABASE'].",
                 id="jobqueue.E010",
             )
-
-
-def _job_databases() -> list[str]:
-    """The databases that jobs are kept in, as far as the settings can be read."""
-    found = []
-    for alias in backend_aliases():
-        try:
-            database = Options.read(backend_options(alias)).database
-        except ValueError:
-            continue  # the backend's own check says so
-        if database not in found:
-            found.append(database)
-    return found
 
 
 def _sqlite(alias: str) -> Iterator[CheckMessage]:

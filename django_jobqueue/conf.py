@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+from django.utils.module_loading import import_string
 
 from .backoff import DEFAULT_BACKOFF, Backoff, check_backoff
+from .compat import task_backends
 from .outcomes import seconds
 from .retention import STATUSES, Kept, as_kept
 
@@ -20,6 +24,9 @@ BACKEND_PATH = "django_jobqueue.backend.JobQueueBackend"
 
 #: The layers around every job, first is outermost, for projects that do not set JOBQUEUE_MIDDLEWARE.
 DEFAULT_MIDDLEWARE = ("django_jobqueue.middleware.database_connections.DatabaseConnections",)
+
+#: The modules of each app that workers import for their tasks, in projects that do not set JOBQUEUE_TASK_MODULES.
+DEFAULT_TASK_MODULES = ("tasks",)
 
 #: A job that was lost this often fails: it is likely what kills its workers.
 LOSSES_TO_FAIL = 5
@@ -133,6 +140,26 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         middleware_paths.cache_clear()
 
 
+def task_modules() -> tuple[str, ...]:
+    """``JOBQUEUE_TASK_MODULES``: the modules with tasks. Raise ``ImproperlyConfigured`` unless they are names."""
+    return _module_names("JOBQUEUE_TASK_MODULES", DEFAULT_TASK_MODULES)
+
+
+def task_modules_excluded() -> tuple[str, ...]:
+    """``JOBQUEUE_TASK_MODULES_EXCLUDE``: those of them that are left alone. Raise ``ImproperlyConfigured`` likewise."""
+    return _module_names("JOBQUEUE_TASK_MODULES_EXCLUDE", ())
+
+
+def _module_names(setting: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    value = getattr(settings, setting, default)
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ImproperlyConfigured(f"{setting} must be a list of names of modules, not {value!r}.")
+    for name in value:
+        if not (isinstance(name, str) and all(part.isidentifier() for part in name.split("."))):
+            raise ImproperlyConfigured(f"{setting} has {name!r}, which is no name of a module.")
+    return tuple(value)
+
+
 def option_defaults() -> Mapping[str, Any]:
     """``JOBQUEUE_DEFAULTS``: values for the options of layers, for tasks that do not say."""
     defaults: Mapping[str, Any] = getattr(settings, "JOBQUEUE_DEFAULTS", {})
@@ -140,15 +167,32 @@ def option_defaults() -> Mapping[str, Any]:
 
 
 def backend_aliases() -> list[str]:
-    """The aliases in TASKS that name our backend, by its path."""
+    """The aliases in TASKS whose backend is ours, or a subclass of it."""
     tasks = getattr(settings, "TASKS", None) or {}
-    return [
-        alias for alias, entry in tasks.items() if isinstance(entry, Mapping) and entry.get("BACKEND") == BACKEND_PATH
-    ]
+    return [alias for alias, entry in tasks.items() if isinstance(entry, Mapping) and _is_ours(entry.get("BACKEND"))]
 
 
-def backend_options(alias: str) -> Mapping[str, Any]:
-    """``TASKS[alias]["OPTIONS"]`` as it stands in the settings."""
-    entry: Any = settings.TASKS[alias]
-    options: Mapping[str, Any] = entry.get("OPTIONS", {})
-    return options
+def _is_ours(path: Any) -> bool:
+    """A class says so itself: this module is below the backend. One that does not import is no one's."""
+    if not isinstance(path, str):
+        return False
+    try:
+        return bool(getattr(import_string(path), "keeps_jobs_in_database", False))
+    except Exception:  # whatever the module raises; who asks for the backend learns of it
+        return False
+
+
+def config_of(alias: str) -> Options:
+    """The options of the backend of ours that has this alias. Raise ``ImproperlyConfigured`` for one that cannot be."""
+    backend: Any = task_backends[alias]
+    config: Options = backend.config
+    return config
+
+
+def databases() -> list[str]:
+    """The databases that jobs are kept in, as far as the settings can be read."""
+    found = []
+    for alias in backend_aliases():
+        with suppress(ImproperlyConfigured):  # the backend's own check says so
+            found.append(config_of(alias).database)
+    return list(dict.fromkeys(found))

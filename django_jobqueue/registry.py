@@ -13,6 +13,7 @@ from django.apps import apps
 from django.conf import settings
 
 from .compat import AnyTask, Task
+from .conf import task_modules
 from .exceptions import Fail, InvalidResult, Retry, UnknownTask
 
 
@@ -35,14 +36,28 @@ def resolve(path: str) -> AnyTask:
         found = getattr(module, name, None)
     if not isinstance(found, Task):
         hint = "" if module else f" ({module_path} is not imported, nor in an installed app or the project's package)"
+        if is_of_the_backport(found):
+            hint = f" ({IS_OF_THE_BACKPORT})"
         raise UnknownTask(f"No task {path!r} in this process{hint}.")
     return found
 
 
+IS_OF_THE_BACKPORT = (
+    "it is a task of the backport django_tasks, and Django has a task framework of its own: import task from "
+    "django.tasks or django_jobqueue"
+)
+
+
+def is_of_the_backport(task: Any) -> bool:
+    """Is it a task of the backport, where that is not the framework that we work for?"""
+    return not isinstance(task, Task) and any(kind.__module__ == "django_tasks.base" for kind in type(task).__mro__)
+
+
 def is_ours(module_path: str) -> bool:
-    """Is it in an installed app, or in the project's own package?"""
+    """Is it in an installed app, in the project's own package, or in a module that JOBQUEUE_TASK_MODULES names?"""
     packages = {config.name for config in apps.get_app_configs()}
     packages.add(str(getattr(settings, "ROOT_URLCONF", "")).partition(".")[0])
+    packages.update(name for name in task_modules() if "." in name)
     parents = module_path.split(".")
     return any(".".join(parents[: length + 1]) in packages for length in range(len(parents)))
 

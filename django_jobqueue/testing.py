@@ -1,4 +1,4 @@
-"""For the tests of your project: when schedules come, and what they enqueue."""
+"""For the tests of your project: run its jobs, when schedules come, and what they enqueue."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from datetime import datetime
 
 from django.utils import timezone
 
+from .backend import JobQueueBackend
 from .compat import AnyResult, AnyTask, task_backends
+from .conf import backend_aliases
 from .lifecycle.schedule import call_of
 from .lifecycle.synchronise import Definition, definitions
 from .models import Schedule
 from .schedules import Entry
 from .task import enqueue_many
 from .timing import aware
+from .worker.inline import InlineWorker
 
 
 def ticks(schedule: Entry, number: int, after: datetime | None = None) -> list[datetime]:
@@ -35,6 +38,23 @@ def fire(task: AnyTask, name: str | None = None, at: datetime | None = None) -> 
     definition = _chosen(definitions([task]), task, name)
     [result] = enqueue_many([call_of(_row(definition), aware(at or timezone.now()), _database(task))])
     return result
+
+
+def run_jobs(backend: str | None = None, *, max_jobs: int = 1000) -> int:
+    """Run all jobs that are due, and those that they enqueue, here and now; return the number of attempts.
+
+    They run one after another in the calling thread, on its own connections, so also in the transaction of a
+    ``TestCase`` and on SQLite's database in memory. All else is as in a worker: middleware, time limits, retries,
+    signals, chains, limits. What is scheduled for later stays, a retry with a pause too.
+
+    ``backend`` is the alias in TASKS, by default the first one of this package. Raise ``LookupError`` if there is no
+    such one, and ``RuntimeError`` when jobs are left after ``max_jobs`` attempts, as where a task enqueues itself.
+    """
+    alias = next(iter(backend_aliases()), None) if backend is None else backend
+    found = task_backends[alias] if alias in backend_aliases() else None
+    if not isinstance(found, JobQueueBackend):
+        raise LookupError(f"TASKS has no backend of django_jobqueue{'' if backend is None else f' named {backend!r}'}.")
+    return InlineWorker(found).run(max_jobs)
 
 
 def _chosen(found: Sequence[Definition], task: AnyTask, name: str | None) -> Definition:

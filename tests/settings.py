@@ -90,3 +90,5 @@ DATABASES = {
         os.environ.get("DATABASE_URL") or f"sqlite:///{tempfile.gettempdir()}/django_jobqueue_{os.getpid()}.sqlite3"
     )
 }
+
+JOBQUEUE_TASK_MODULES_EXCLUDE = ["tests.journeys"]  # for workers with settings of their own

@@ -96,10 +96,27 @@ def test_leaving_out_the_connections_is_worth_a_warning(settings):
     assert found() == [], "a class of one's own that inherits will do"
 
 
-def test_the_backport_beside_djangos_own_is_an_error(settings, monkeypatch):
+def test_the_backport_beside_djangos_own_does_no_harm(monkeypatch):
     monkeypatch.setattr(django, "VERSION", (6, 0, 0, "final", 0))
-    monkeypatch.setitem(sys.modules, "django_tasks", SimpleNamespace())
-    assert "jobqueue.E004" in ids(found())
+    monkeypatch.setitem(sys.modules, "django_tasks.backends.base", SimpleNamespace(BaseTaskBackend=OfTheBackport))
+    assert found() == []
+
+
+class OfTheBackport:
+    def __init__(self, alias, params):
+        pass
+
+
+def test_an_entry_that_names_a_backend_of_the_backport_is_worth_a_warning(settings, monkeypatch):
+    monkeypatch.setattr(django, "VERSION", (6, 0, 0, "final", 0))
+    monkeypatch.setitem(sys.modules, "django_tasks.backends.base", SimpleNamespace(BaseTaskBackend=OfTheBackport))
+    settings.TASKS = {
+        "default": {"BACKEND": BACKEND_PATH},
+        "mail": {"BACKEND": "tests.test_checks.OfTheBackport"},
+        "gone": {"BACKEND": "no.such.Backend"},
+    }
+    (message,) = found()
+    assert message.id == "jobqueue.W004" and "TASKS['mail']" in message.msg
 
 
 def test_the_missing_backport_is_an_error(monkeypatch):

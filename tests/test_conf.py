@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import pytest
 
+from django_jobqueue.backend import JobQueueBackend
 from django_jobqueue.backoff import DEFAULT_BACKOFF, Fixed
-from django_jobqueue.conf import Options, backend_aliases, backend_options, is_count, middleware_paths, problems_of
+from django_jobqueue.compat import Task
+from django_jobqueue.conf import Options, backend_aliases, config_of, databases, is_count, middleware_paths, problems_of
 
 OURS = "django_jobqueue.backend.JobQueueBackend"
 
@@ -97,15 +99,28 @@ def test_counts(value, answer):
     assert is_count(value) is answer
 
 
-def test_only_entries_of_our_backend_count(settings):
+class Own(JobQueueBackend):
+    """A project's own, which says where its jobs are."""
+
+    def __init__(self, alias, params):
+        super().__init__(alias, params | {"OPTIONS": {"LEASE": 7} | params.get("OPTIONS", {})})
+
+
+def test_entries_of_our_backend_and_its_subclasses_count(settings):
     settings.TASKS = {
-        "default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"},
+        "default": {"BACKEND": f"{Task.__module__.split('.base')[0]}.backends.dummy.DummyBackend"},
         "jobs": {"BACKEND": OURS, "OPTIONS": {"LEASE": 5}},
         "more": {"BACKEND": OURS},
+        "own": {"BACKEND": "tests.test_conf.Own"},
+        "gone": {"BACKEND": "no.such.Backend"},
+        "broken": {"BACKEND": "tests.journeys.broken_module.Backend"},
         "odd": None,
+        "odder": {"BACKEND": 3},
+        "oddest": {},
     }
-    assert backend_aliases() == ["jobs", "more"]
-    assert (backend_options("jobs"), backend_options("more")) == ({"LEASE": 5}, {})
+    assert backend_aliases() == ["jobs", "more", "own"]
+    assert [config_of(alias).lease for alias in backend_aliases()] == [5, 30, 7]
+    assert databases() == ["default"]
 
 
 def test_the_projects_middleware_replaces_the_default(settings):

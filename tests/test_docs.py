@@ -381,12 +381,12 @@ def written(monkeypatch, settings):
     """The examples of a page, as the module that they say they are, in a project with the settings that it writes."""
 
     def write(name: str, **helpers: object) -> ModuleType:
-        module = ModuleType("shop.jobs")
+        module = ModuleType("shop.tasks")
         vars(module).update(helpers)
         monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
-        monkeypatch.setitem(sys.modules, "shop.jobs", module)
+        monkeypatch.setitem(sys.modules, "shop.tasks", module)
         for _, code in blocks((ROOT / name).read_text(), "python"):
-            if re.match(r"# (?!(shop/jobs|settings)\.py\n)\S+\.py", code):
+            if re.match(r"# (?!(shop/tasks|settings)\.py\n)\S+\.py", code):
                 continue  # another module's, or another choice of settings
             exec(code, vars(module))
             for setting in ("JOBQUEUE_MIDDLEWARE", "JOBQUEUE_DEFAULTS"):
@@ -439,7 +439,7 @@ def test_the_examples_of_middleware_do_what_the_page_says(examples):
     assert [job.queue_name for job in save([models.Job(queue_name="mail")])] == ["acme-mail"]
     catalogue = examples.Catalogue()
     catalogue.task_declared(examples.greet)
-    assert catalogue.names == {"shop.jobs.greet"}
+    assert catalogue.names == {"shop.tasks.greet"}
 
 
 def test_the_options_in_the_examples_are_kept_and_checked(examples):
@@ -457,7 +457,7 @@ def test_the_examples_around_transactions_and_workers_do_what_the_page_says(exam
     told = []
     examples.publish = told.append
     names = "AsUser Logged TellTheDashboard NoReportsByDay SearchIndex".split()
-    settings.JOBQUEUE_MIDDLEWARE = [*settings.JOBQUEUE_MIDDLEWARE, *(f"shop.jobs.{name}" for name in names)]
+    settings.JOBQUEUE_MIDDLEWARE = [*settings.JOBQUEUE_MIDDLEWARE, *(f"shop.tasks.{name}" for name in names)]
     anna = get_user_model().objects.create_user("anna")
     shipped = examples.ship.enqueue(7, user_id=anna.pk)
     lost = examples.ship.enqueue(8, user_id=0)
@@ -481,10 +481,10 @@ def test_the_schedules_of_the_page_come_and_enqueue_what_it_says(written, queue_
         outcome = unittest.TextTestRunner(stream=StringIO()).run(suite)
         assert outcome.testsRun == 2 and outcome.wasSuccessful(), (outcome.failures, outcome.errors)
         assert lifecycle.synchronise("default") >= {
-            "shop.jobs.send_reminders", "shop.jobs.fetch_rates", "dollars for the office",
+            "shop.tasks.send_reminders", "shop.tasks.fetch_rates", "dollars for the office",
         }  # fmt: skip
         told = {row.name: row.description for row in models.Schedule.objects.filter(task_path__startswith="shop.")}
-        assert told["shop.jobs.send_reminders"] == "At 02:30 every day, Europe/Berlin"
+        assert told["shop.tasks.send_reminders"] == "At 02:30 every day, Europe/Berlin"
         for row in models.Schedule.objects.filter(name__in=told):
             lifecycle.run_schedule_now(row.pk)
         drain(threads=1)
@@ -542,7 +542,7 @@ def test_the_concurrency_limits_of_the_page_do_what_it_says(written, queue_db, s
     assert models.Job.objects.get(pk=free.id).status == "READY"
     assert shop.how_it_stands(7) == {"waiting": 4, "in line": 0, "run": 0}
     keys = list(lifecycle.waiting_keys("default"))
-    assert keys == ["account-1", "shop.jobs.yearly_report", "tenant-7", "tenant-8", "warehouse"]
+    assert keys == ["account-1", "shop.tasks.yearly_report", "tenant-7", "tenant-8", "warehouse"]
     lifecycle.admit(keys, "default")
     assert shop.how_it_stands(7) == {"waiting": 1, "in line": 3, "run": 0}
     assert [jobs.in_line().filter(concurrency_key=key).count() for key in keys] == [1, 2, 3, 1, 1]
@@ -636,7 +636,7 @@ def test_the_examples_for_those_who_move_over_do_what_they_say(written, queue_db
     quiet = moved.resize.using(metered=False).enqueue("b.png")
     waits = moved.digest.enqueue(False)
     assert moved.plan_digest(1).id == moved.plan_digest(1).id != moved.plan_digest(2).id
-    settings.JOBQUEUE_MIDDLEWARE = ["shop.jobs.Signals"]
+    settings.JOBQUEUE_MIDDLEWARE = ["shop.tasks.Signals"]
     results["charge"] = moved.charge.enqueue(21)
     drain(threads=1)
     jobs = models.Job.objects.in_bulk()
@@ -919,4 +919,6 @@ def test_the_ways_to_test_work(tmp_path):
         if django.VERSION < (6, 0):
             code = code.replace('"django.tasks.', '"django_tasks.')  # as the page says
         (tmp_path / "shop" / f"test_{number}.py").write_text(code)
+    with (tmp_path / "mysite" / "settings.py").open("a") as settings:  # as the page says
+        settings.write('\nDATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}\n')
     assert "Found 4 test(s)" in reader.run(["manage.py", "test"])

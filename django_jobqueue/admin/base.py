@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import ShowFacets
@@ -28,10 +27,7 @@ else:
 
 def database() -> str:
     """The alias of the database that the first backend of ours in TASKS keeps its jobs in."""
-    for alias in conf.backend_aliases():
-        entry: Any = settings.TASKS[alias]
-        return str((entry.get("OPTIONS") or {}).get("DATABASE", "default"))
-    return "default"
+    return next(iter(conf.databases()), "default")
 
 
 class ReadOnlyAdmin(ModelAdmin):

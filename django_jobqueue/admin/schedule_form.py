@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django import forms
-from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from ..discovery import discover
 from ..lifecycle.schedule import aliases_of
 from ..models import Schedule
 from ..registry import resolve
@@ -28,7 +28,7 @@ SMALL = forms.Textarea({"rows": 3, "class": "vLargeTextField"})
 
 def exposed_tasks() -> list[str]:
     """The paths of the tasks that may be scheduled here: all whose jobs are kept in this database."""
-    autodiscover_modules("tasks")
+    discover()
     tasks = [task for task in tuple(declared.values()) if isinstance(task, JobTask) and _is_findable(task)]
     return sorted({task.module_path for task in tasks})
 

@@ -18,7 +18,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from ..conf import Options, backend_aliases, backend_options
+from ..conf import backend_aliases, config_of
 from ..dialects import get_dialect
 from ..exceptions import UnknownTask
 from ..models import Job, Schedule
@@ -254,7 +254,7 @@ def _jitter(schedule: Schedule, tick: datetime) -> timedelta:
 
 def aliases_of(using: str) -> list[str]:
     """The entries of TASKS that are ours and keep their jobs in this database."""
-    return [alias for alias in backend_aliases() if Options.read(backend_options(alias)).database == using]
+    return [alias for alias in backend_aliases() if config_of(alias).database == using]
 
 
 def note_failure(pk: int, error: Exception, using: str) -> None:

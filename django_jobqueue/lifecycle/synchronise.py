@@ -147,10 +147,17 @@ def _would_be_here(task_path: str) -> bool:
     """Other projects may keep their jobs in the same database: their schedules are no business of ours."""
     try:
         resolve(task_path)
-    except UnknownTask:
+    except UnknownTask as error:
         module = task_path.rpartition(".")[0]
-        return module in sys.modules or is_ours(module)
+        return module in sys.modules or (is_ours(module) and not _is_broken(module, error.__cause__))
     return True
+
+
+def _is_broken(module: str, cause: BaseException | None) -> bool:
+    """Is the module there, and cannot be imported? Then nothing is known of what it has."""
+    if isinstance(cause, ModuleNotFoundError):
+        return not f"{module}.".startswith(f"{cause.name}.")
+    return cause is not None
 
 
 def _drop(name: str, using: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -56,6 +57,16 @@ _here = _Here()
 def begin_without() -> None:
     """The calling thread, which is new, has no connection."""
     _here.opened = {}
+
+
+@contextmanager
+def leaving_open() -> Iterator[None]:
+    """Within the block the connections that the calling thread has are somebody else's: jobs leave them alone."""
+    before, _here.opened = _here.opened, {}
+    try:
+        yield
+    finally:
+        _here.opened = before
 
 
 def of_this_thread() -> Sequence[BaseDatabaseWrapper]:

@@ -18,8 +18,7 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.exposition import choose_encoder
 
-from .. import stats
-from ..conf import backend_aliases, backend_options
+from .. import conf, stats
 from ..outcomes import Outcome
 from .base import Middleware
 from .context import JobContext, WorkerHandle
@@ -168,4 +167,4 @@ def fill(registry: Any) -> None:
 
 def databases() -> list[str]:
     """The aliases of the databases that jobs are in."""
-    return sorted({backend_options(alias).get("DATABASE", "default") for alias in backend_aliases()})
+    return sorted(conf.databases())

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from .fields import Moment, NextPlace
+from .indexes import PartialIndex
 
 if TYPE_CHECKING:
     from .attempt import Attempt
@@ -247,32 +248,48 @@ class Job(models.Model):
             ("move_job", "Can move job, change its priority and its time"),
         ]
         # Each index holds only the rows that its one reader looks for, so that finished jobs cost a claim nothing.
-        # The databases without partial indexes get theirs in the migration.
+        # MySQL and MariaDB build theirs over all rows. There a column in front has to do what the condition does
+        # elsewhere; three indexes by id would only repeat the primary key, so one by status stands for them. Their
+        # migrations make the same.
         indexes = [
-            models.Index(
+            PartialIndex(
                 fields=["queue_name", "priority", "place"],
                 name="jobqueue_in_line",
                 condition=_READY & Q(place__isnull=False),
+                whole=["status", "queue_name", "priority", "place"],
             ),
-            models.Index(fields=["run_after"], name="jobqueue_scheduled", condition=_READY & Q(place__isnull=True)),
-            models.Index(fields=["worker"], name="jobqueue_running", condition=Q(status=Status.RUNNING)),
-            models.Index(fields=["id"], name="jobqueue_waiting", condition=Q(status=Status.WAITING)),
-            models.Index(fields=["id"], name="jobqueue_failed", condition=Q(status=Status.FAILED)),
-            models.Index(fields=["id"], name="jobqueue_cancelled", condition=Q(status=Status.CANCELLED)),
-            models.Index(
-                fields=["id"], name="jobqueue_followed", condition=Q(followed__in=[True], finished_at__isnull=False)
+            PartialIndex(
+                fields=["run_after"],
+                name="jobqueue_scheduled",
+                condition=_READY & Q(place__isnull=True),
+                whole=["place", "run_after"],
             ),
-            models.Index(
-                fields=["concurrency_key", "-priority", "id"], name="jobqueue_for_a_slot", condition=FOR_A_SLOT
+            PartialIndex(fields=["worker"], name="jobqueue_running", condition=Q(status=Status.RUNNING)),
+            PartialIndex(fields=["id"], name="jobqueue_waiting", condition=Q(status=Status.WAITING), whole=[]),
+            PartialIndex(
+                fields=["id"], name="jobqueue_failed", condition=Q(status=Status.FAILED), whole=["status", "id"]
             ),
-            models.Index(
+            PartialIndex(fields=["id"], name="jobqueue_cancelled", condition=Q(status=Status.CANCELLED), whole=[]),
+            PartialIndex(
+                fields=["id"],
+                name="jobqueue_followed",
+                condition=Q(followed__in=[True], finished_at__isnull=False),
+                whole=["followed", "finished_at"],
+            ),
+            PartialIndex(
+                fields=["concurrency_key", "-priority", "id"],
+                name="jobqueue_for_a_slot",
+                condition=FOR_A_SLOT,
+                whole=["status", "waiting_for", "concurrency_key", "-priority", "id"],
+            ),
+            PartialIndex(
                 fields=["concurrency_key", "status", "place", "attempts"],
                 name="jobqueue_under_a_key",
                 condition=_UNDER_A_KEY,
             ),
-            models.Index(fields=["batch", "status"], name="jobqueue_batch", condition=Q(batch__isnull=False)),
-            models.Index(fields=["prune_at"], name="jobqueue_prune", condition=Q(prune_at__isnull=False)),
-            models.Index(fields=["result_until"], name="jobqueue_result", condition=Q(result_until__isnull=False)),
+            PartialIndex(fields=["batch", "status"], name="jobqueue_batch", condition=Q(batch__isnull=False)),
+            PartialIndex(fields=["prune_at"], name="jobqueue_prune", condition=Q(prune_at__isnull=False)),
+            PartialIndex(fields=["result_until"], name="jobqueue_result", condition=Q(result_until__isnull=False)),
         ]
 
     if TYPE_CHECKING:

@@ -104,15 +104,19 @@ class Announcer(threading.Thread):
             for run, status in news:
                 if self._gives_up:
                     return
-                self._follow(run, status)
-                self._announce_end(run, status)
-                _forget_exception(run)
+                self.tell(run, status)
                 self._done += 1
             if self._is_behind and self.unannounced <= MAX_UNANNOUNCED // 2:
                 self._is_behind = False
                 self.caught_up()
             close_old_connections()
         connections.close_all()
+
+    def tell(self, run: Run, status: str) -> None:
+        """Tell all who want to know of this end, in the calling thread."""
+        self._follow(run, status)
+        self._announce_end(run, status)
+        _forget_exception(run)
 
     def _follow(self, run: Run, status: str) -> None:
         """``job_finished`` of the layers, innermost first. What one raises keeps no other from its turn."""

@@ -6,13 +6,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from django.db import DatabaseError, InterfaceError
 
 from ..compat import AnyTask
 from ..dialects import Lane, get_dialect
+from ..dialects.schema import problem_of_tables
 from ..exceptions import UnknownTask
 from ..keys import limit_key, slots_of
 from ..lifecycle import QueueSelector, Run, claim, next_due, release
@@ -76,6 +77,8 @@ class Claimer(threading.Thread):
         self.threads, self.loop, self.completer, self.wakeup = threads, loop, completer, wakeup
         self.lanes = Lanes(intake.selector, self.using)
         self.follower = Follower(self.using, self.woken, lambda: self.lanes.reached)
+        #: Called when it cannot go on.
+        self.fault: Callable[[], None] = desk.stop
         self.claimed = 0
         self.mix = Mix(completer.paces)
         self.wake = threading.Event()
@@ -100,12 +103,24 @@ class Claimer(threading.Thread):
                     logger.error("Cannot claim jobs: %s", str(error).strip())
                     get_dialect(self.using).connection.close()
                     self._unsure = True
+                    if self.intake.drain is not None and self._has_no_tables():
+                        self.fault()
                     self._stopping.wait(pause * random.uniform(0.5, 1.5))
                     pause = min(5.0, pause * 2)
                 except Exception:
                     logger.exception("The claimer stumbled; it goes on in a second.")
                     self._unsure = True
                     self._stopping.wait(1.0)
+
+    def _has_no_tables(self) -> bool:
+        """Is there nothing that could ever be drained? A database that does not answer may come back."""
+        try:
+            problem = problem_of_tables(self.using)
+        except (DatabaseError, InterfaceError):
+            return False
+        if problem:
+            logger.critical("%s The worker stops.", problem)
+        return bool(problem)
 
     def stop(self) -> None:
         self._stopping.set()

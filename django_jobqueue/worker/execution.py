@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property, lru_cache
 from inspect import Parameter, signature
 from typing import Any
@@ -44,6 +45,8 @@ class Execution:
     def __init__(self, worker: WorkerHandle, backend: JobQueueBackend, timekeeper: Timekeeper | None = None) -> None:
         self.worker, self.backend = worker, backend
         self.timekeeper = timekeeper or Timekeeper(overdue=lambda run: None)
+        #: Around an async job: where its database calls run.
+        self.own_thread: Callable[[], AbstractAsyncContextManager[Any]] = OwnThread
         self._stages = Stages(self, backend.database)
         self._plans: dict[Callable[..., Any], Plan] = {}
         self._followers: dict[str, tuple[Callable[..., Any], ...]] = {}
@@ -70,7 +73,7 @@ class Execution:
         plan, context = self.plan(task), self._begin(run, task)
         token = _current.set(context)
         try:
-            async with OwnThread():
+            async with self.own_thread():
                 if plan.is_staged:
                     await self._stages.arun(plan, run, context)
                 else:

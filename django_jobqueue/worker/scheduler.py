@@ -15,6 +15,7 @@ from collections.abc import Callable
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
+from ..discovery import discover
 from ..exceptions import UnknownTask
 from ..lifecycle import fire, synchronise, upcoming
 from ..lifecycle.schedule import Upcoming, note_failure
@@ -64,6 +65,7 @@ class Scheduler(threading.Thread):
 
     def _keep_in_step(self) -> None:
         if time.monotonic() >= self._synchronise_at:
+            discover()  # again: a module that could not be imported may have been mended, half a deploy be whole
             self._names = synchronise(self.using)
             self._synchronise_at = time.monotonic() + SYNCHRONISE_INTERVAL * random.uniform(0.8, 1.2)
 

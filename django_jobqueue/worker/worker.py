@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
-from django.utils.module_loading import autodiscover_modules
 
 from ..backend import JobQueueBackend
 from ..dialects import Lane
+from ..discovery import discover, is_imported, overlooked
 from ..interrupts import JobCancelled, WorkerShutdown
 from ..lifecycle import Pruner, Run, register, sign_off
 from ..middleware.chain import narrowing, project_layers
@@ -107,6 +107,7 @@ class Worker:
             self.using, intake.selector, poll=intake.poll, woken=self._woken, awaited=self.awaited.remember
         )
         self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup, self.announcer)
+        self.claimer.fault = self._break_down
         self.follower = self.claimer.follower
         self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
         self.maintenance = Maintenance(
@@ -180,11 +181,20 @@ class Worker:
     # -- start -----------------------------------------------------------------------------------
 
     def _get_ready(self) -> None:
-        autodiscover_modules("tasks")
+        self._find_tasks()
         # a middleware that cannot be made must end the worker before it takes a job
         self.claimer.lanes.narrow = narrowing(project_layers(), self)
         if self.memory_is_short:
             raise ImproperlyConfigured(f"Without any job the worker has {resident():.0f} MiB, more than --max-memory.")
+
+    def _find_tasks(self) -> None:
+        found = discover()
+        if unseen := [path for path in overlooked(found) if not is_imported(path)]:
+            logger.warning(
+                "Nothing is enqueued for the schedules of %s: no worker imports their modules. Name these in "
+                "JOBQUEUE_TASK_MODULES.",
+                ", ".join(unseen),
+            )
 
     def _boot(self) -> None:
         self._sign_on()

@@ -1,10 +1,13 @@
 """Settings for the worker processes of the journeys: those of the tests, with what a test wants otherwise."""
 
+import importlib
 import json
 import os
 
 from tests.settings import *  # noqa: F403
 from tests.settings import DATABASES, INSTALLED_APPS
+
+ENVIRONMENT = "DJANGO_JOBQUEUE_LINK"
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.journeys"]
 
@@ -18,3 +21,8 @@ TASKS = {
 
 if "JOURNEY_PORT" in os.environ:  # a database server that the test has started itself
     DATABASES["default"]["PORT"] = os.environ["JOURNEY_PORT"]
+
+JOBQUEUE_TASK_MODULES_EXCLUDE = []
+
+if {"JOURNEY_IMPORT", ENVIRONMENT} <= set(os.environ):  # in the processes of a supervisor, and not in its own
+    importlib.import_module(os.environ["JOURNEY_IMPORT"])

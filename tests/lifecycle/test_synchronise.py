@@ -143,6 +143,17 @@ def test_schedules_of_another_project_are_no_business_of_ours(clock):
     assert row().vanished_at is not None
 
 
+def test_the_schedules_of_a_module_that_cannot_be_imported_are_not_gone(clock):
+    look(every(HOUR))
+    clock.now += HOUR
+    Schedule.objects.update(task_path="tests.journeys.broken_module.work")
+    look()
+    assert row().vanished_at is None, "it raises: nobody knows what it has"
+    Schedule.objects.update(task_path="tests.journeys.no_such_module.work")
+    look()
+    assert row().vanished_at is not None
+
+
 def test_a_row_of_the_admin_with_the_same_name_is_left_alone(clock, caplog):
     Schedule.objects.create(name="tests.tasks.noop", task_path="tests.tasks.add", spec="0 * * * *")
     look(every(HOUR))

@@ -3,20 +3,45 @@
 import logging
 import signal
 import threading
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
+from django.db import connection, connections, transaction
+from django.utils import autoreload
 
 from django_jobqueue import enqueue_many
+from django_jobqueue.backend import JobQueueBackend
+from django_jobqueue.management import reloading
 from django_jobqueue.management.commands.runworker import Command, find_backend, set_up_logging, stopped_by_signals
 from django_jobqueue.models import Job, Worker
 
 from ..lifecycle.steps import enqueue, fresh
 from ..tasks import add, noop
-from ..worker.workers import make_worker
+from ..worker.workers import make_worker, working
 
 OURS = "django_jobqueue.backend.JobQueueBackend"
+
+OLD_TABLES = [
+    (
+        "ALTER TABLE django_jobqueue_job RENAME COLUMN waiting_for TO was_waiting_for",
+        "ALTER TABLE django_jobqueue_job RENAME COLUMN was_waiting_for TO waiting_for",
+        "another release, without django_jobqueue_job.waiting_for",
+    ),
+    (
+        "ALTER TABLE django_jobqueue_pause RENAME TO was_pause",
+        "ALTER TABLE was_pause RENAME TO django_jobqueue_pause",
+        "another release, without django_jobqueue_pause",
+    ),
+]
+
+
+def rename(table, name):
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} RENAME TO {name}")
 
 
 def parsed(*args):
@@ -112,6 +137,118 @@ def test_a_backend_may_be_chosen_by_alias_or_database(settings):
 def test_a_backend_that_is_not_there_is_named(alias, database):
     with pytest.raises(CommandError, match="missing"):
         find_backend(alias, database)
+
+
+class Own(JobQueueBackend):
+    """A project's own."""
+
+
+def test_a_subclass_of_our_backend_is_ours(settings, db):
+    settings.TASKS = {"default": {"BACKEND": f"{__name__}.Own", "OPTIONS": {"LEASE": 5}}}
+    assert type(find_backend(None, None)) is Own
+    call_command("jobqueue", "status")
+    assert [message for message in run_checks() if message.id.startswith("jobqueue")] == []
+
+
+def test_a_backend_that_does_not_import_is_named(settings):
+    settings.TASKS = {"default": {"BACKEND": "shop.backends.Queue"}}
+    with pytest.raises(CommandError, match=r"TASKS\['default'\].*'shop\.backends\.Queue'.*No module named 'shop'"):
+        find_backend(None, None)
+
+
+# -- where no worker can run ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["--drain"], [], ["--processes", "2"]])
+def test_inside_a_transaction_it_is_refused_at_once(db, args):
+    assert connection.in_atomic_block
+    message = refused(*args)
+    assert "inside a transaction" in message and "run_jobs()" in message and "TransactionTestCase" in message
+    assert connection.in_atomic_block and Worker.objects.count() == 0
+
+
+async def _refused_in_a_thread_of_the_test():
+    return await sync_to_async(refused)("--drain")
+
+
+def test_from_an_async_test_too(db):
+    assert "inside a transaction" in async_to_sync(_refused_in_a_thread_of_the_test)()
+
+
+def test_with_autocommit_off_too(queue_db):
+    transaction.set_autocommit(False)
+    try:
+        assert "inside a transaction" in refused("--drain")
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+
+def test_the_operators_command_works_in_a_transaction(db, capsys):
+    job = enqueue()
+    call_command("jobqueue", "cancel", str(job.pk))
+    call_command("jobqueue", "status")
+    assert fresh(job).status == "CANCELLED" and connection.in_atomic_block
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite's only")
+def test_on_a_database_in_memory_it_is_refused_at_once(queue_db, monkeypatch):
+    monkeypatch.setattr(type(connections["default"]), "is_in_memory_db", lambda self: True)
+    message = refused("--drain")
+    assert "database in memory" in message and "'TEST'" in message and "run_jobs()" in message
+
+
+@pytest.mark.parametrize(("change", "back", "words"), OLD_TABLES)
+def test_tables_of_another_release_are_one_sentence(queue_db, change, back, words):
+    with connection.cursor() as cursor:
+        cursor.execute(change)
+        try:
+            for command in (["runworker", "--drain"], ["runworker", "--processes", "2"], ["jobqueue", "status"]):
+                with pytest.raises(CommandError, match=words) as error:
+                    call_command(*command)
+                assert "run manage.py migrate" in str(error.value) and "\n" not in str(error.value)
+        finally:
+            cursor.execute(back)
+
+
+def test_a_drain_whose_tables_are_dropped_ends_and_says_so(queue_db, eventually, caplog):
+    enqueue(noop.using(run_after=timedelta(seconds=600)))
+    with working(drain=3600.0) as worker:
+        eventually(lambda: Worker.objects.filter(status="RUNNING").exists())
+        rename("django_jobqueue_job", "django_jobqueue_gone")
+        try:
+            assert worker.finished.wait(30)
+        finally:
+            rename("django_jobqueue_gone", "django_jobqueue_job")
+    assert worker.exit_code == 1
+    assert "without django_jobqueue_job: run manage.py migrate" in caplog.text
+
+
+@pytest.mark.once
+def test_the_reloader_looks_at_modules_that_failed(settings, monkeypatch, tmp_path):
+    (tmp_path / "wrong.py").write_text("import wronger")
+    (tmp_path / "wronger.py").write_text("def broken(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(autoreload, "_error_files", [])
+    settings.JOBQUEUE_TASK_MODULES = ["wrong.tasks"]
+    calls = []
+
+    def work(**options):
+        calls.append(options)
+        if len(calls) == 1:
+            raise CommandError("There are no tables.")
+
+    monkeypatch.setattr(reloading, "RETRY", 0.0)
+    reloading._work_when_it_can(work, threads=3)
+    assert calls == [{"threads": 3}] * 2
+    assert {str(tmp_path / "wrong.py"), str(tmp_path / "wronger.py")} <= set(autoreload._error_files)
+
+
+@pytest.mark.once
+def test_the_reloader_waits_for_a_file_to_change_or_a_signal(monkeypatch):
+    monkeypatch.setattr(reloading, "INTERVAL", 0.0)
+    assert not reloading._wait_for_change(reloading._times_of_files(), lambda: True)
+    assert reloading._wait_for_change({}, lambda: False)
 
 
 def test_an_option_of_the_backend_that_cannot_be_is_a_plain_error(settings):

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from django_jobqueue import stats
+from django_jobqueue.discovery import discover
 from django_jobqueue.exceptions import ArchiveFailed
 from django_jobqueue.lifecycle import pause, prune, resume
 from django_jobqueue.lifecycle.batch import close_batch, open_batch
@@ -25,7 +26,7 @@ from django_jobqueue.management.selection import add_arguments, duration, is_who
 from django_jobqueue.models import Job
 from django_jobqueue.worker.completer import human
 
-from .runworker import find_backend
+from .runworker import check_tables, find_backend
 
 Answer = tuple[dict[str, Any], str]
 
@@ -124,6 +125,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         backend = find_backend(None, options["database"])
         self.using, self.backend = backend.config.database, backend
+        check_tables(self.using)
+        discover(log=False)
         self.missing: list[int] = []
         self.exit_code = 0
         answer: Callable[..., Answer] = getattr(self, f"do_{verb}")

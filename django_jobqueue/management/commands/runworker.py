@@ -17,14 +17,15 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_jobqueue.backend import JobQueueBackend
 from django_jobqueue.compat import task_backends
 from django_jobqueue.conf import BACKEND_PATH, backend_aliases
+from django_jobqueue.dialects.schema import problem_of_tables
 from django_jobqueue.lifecycle import QueueSelector
 from django_jobqueue.management import reloading
 from django_jobqueue.middleware.chain import project_layers
-from django_jobqueue.models import Job
 from django_jobqueue.worker.claimer import Intake
 from django_jobqueue.worker.link import RECYCLE, Link
 from django_jobqueue.worker.progress import Progress
@@ -33,6 +34,7 @@ from django_jobqueue.worker.timekeeper import TIMEOUT_GRACE
 from django_jobqueue.worker.worker import Worker
 
 DEFAULT_THREADS = 4
+IN_TESTS = "In a test, django_jobqueue.testing.run_jobs() runs the jobs on the test's own connection"
 
 
 def positive(text: str) -> int:
@@ -166,6 +168,7 @@ class Command(BaseCommand):
         if os.name == "nt" or threading.current_thread() is not threading.main_thread():
             raise CommandError("--processes needs POSIX signals, in the main thread of the process.")
         using = find_backend(options["backend"], options["database"]).config.database
+        check_connections(using)
         check_tables(using)
         project_layers()
         connections.close_all()
@@ -181,6 +184,7 @@ class Command(BaseCommand):
 
     def work(self, link: Link | None = None, **options: Any) -> None:
         worker = self.make_worker(options, link)
+        check_connections(worker.using)
         check_tables(worker.using)
         set_up_logging(options["verbosity"], with_process=link is not None)
         with stopped_by_signals(worker), Progress(worker, link is None and self.shows_progress(options)):
@@ -234,13 +238,47 @@ def find_backend(alias: str | None, database: str | None) -> JobQueueBackend:
             raise CommandError(str(error)) from error
     which = f"no backend of django_jobqueue named {alias!r}" if alias else "no backend of django_jobqueue"
     where = f" that keeps its jobs in the database {database!r}" if database else ""
-    raise CommandError(f'TASKS has {which}{where}. Set TASKS = {{"default": {{"BACKEND": "{BACKEND_PATH}"}}}}.')
+    raise CommandError(
+        f'TASKS has {which}{where}. Set TASKS = {{"default": {{"BACKEND": "{BACKEND_PATH}"}}}}.'
+        + "".join(_unusable_backends())
+    )
+
+
+def _unusable_backends() -> Iterator[str]:
+    """One that does not import may be the one that was meant."""
+    for name in task_backends:
+        try:
+            task_backends[name]
+        except ImproperlyConfigured as error:
+            yield f" TASKS[{name!r}]: {error}"
 
 
 def check_tables(using: str) -> None:
-    """Raise ``CommandError`` if the tables are not there."""
-    if Job._meta.db_table not in connections[using].introspection.table_names():
-        raise CommandError(f"Database {using!r} has no tables for jobs: run manage.py migrate --database {using}.")
+    """Raise ``CommandError`` if the tables are not there, or not those of this release."""
+    if problem := problem_of_tables(using):
+        raise CommandError(problem)
+
+
+def check_connections(using: str) -> None:
+    """Raise ``CommandError`` where the worker's own connections would not see the jobs, or not get at them."""
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block or _is_in_manual_transaction(connection):
+            raise CommandError(
+                f"A worker cannot run inside a transaction, and one is open here on {connection.alias!r}: it has "
+                f"connections of its own, which see nothing of it and may wait for it. {IN_TESTS}; for a real worker "
+                "use a TransactionTestCase (with pytest-django transactional_db)."
+            )
+    database: Any = connections[using]
+    if database.vendor == "sqlite" and database.is_in_memory_db():
+        raise CommandError(
+            f"A worker cannot run on SQLite's database in memory, as DATABASES[{using!r}] is here: its threads would "
+            f"meet 'database table is locked'. For tests set DATABASES[{using!r}]['TEST'] = "
+            f'{{"NAME": BASE_DIR / "test.sqlite3"}}. {IN_TESTS}.'
+        )
+
+
+def _is_in_manual_transaction(connection: BaseDatabaseWrapper) -> bool:
+    return connection.connection is not None and connection.settings_dict["AUTOCOMMIT"] and not connection.autocommit
 
 
 def is_used_up(worker: Worker) -> bool:
