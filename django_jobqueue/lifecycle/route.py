@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import router
 
-from ..conf import Options, backend_aliases, backend_options
+from ..conf import backend_aliases, config_of
 from ..models import Job
 
 
@@ -18,5 +18,5 @@ def write_route(using: str | None, jobs: Any = None) -> str:
     given = using or getattr(jobs, "_db", None)
     if given is not None:
         return str(given)
-    databases = {Options.read(backend_options(alias)).database for alias in backend_aliases()}
+    databases = {config_of(alias).database for alias in backend_aliases()}
     return databases.pop() if len(databases) == 1 else router.db_for_write(Job)
