@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.apps import apps
 from django.db import connections
+from django.db.migrations.loader import MigrationLoader
 
 
 def problem_of_tables(using: str) -> str:
@@ -14,7 +15,8 @@ def problem_of_tables(using: str) -> str:
     connection = connections[using]
     models = list(apps.get_app_config("django_jobqueue").get_models())
     there = set(connection.introspection.table_names())
-    remedy = f"run manage.py migrate --database {using}."
+    module, _ = MigrationLoader.migrations_module("django_jobqueue")
+    remedy = f"run manage.py migrate {'' if module else '--run-syncdb '}--database {using}."
     if there.isdisjoint(model._meta.db_table for model in models):
         return f"Database {using!r} has no tables for jobs: {remedy}"
     for model in models:
