@@ -68,6 +68,16 @@ class Middleware:
         """
         return await call_next()
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        """Has the layer anything to do for jobs with these options? ``option(name)`` is the value in force.
+
+        A job to which it does not apply passes it by: its hooks around the task, around the transactions of the attempt
+        and after the commit are not called. Asked once for a task, and again only for jobs that bring along options
+        that the layer itself has: so the answer may depend on nothing else. A subclass that overrides such a hook is
+        always taken to apply, unless it has this method itself.
+        """
+        return True
+
     def process_prepare(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         """In the first transaction of the attempt, before ``process_job``, in the job's own thread, for async tasks
         too. ``call_next(user=user)`` hands on as there. What it raises is as if the task had raised it.
@@ -88,6 +98,12 @@ class Middleware:
         back; a success becomes a failed attempt then, and is recorded without these hooks.
         """
         return call_next()
+
+    def follows(self, job: Job, outcome: Outcome) -> bool:
+        """Is ``job_finished`` wanted for this outcome? Asked when that has been committed, in the thread that writes
+        the outcomes of all jobs: it must be quick.
+        """
+        return True
 
     def job_finished(self, context: JobContext, outcome: Outcome) -> None:
         """After the attempt's outcome has been committed, in a thread of the worker's own; also when the attempt was

@@ -6,10 +6,11 @@ neighbours differ, asgiref adapts the inner one, so that no layer is ever left o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial, reduce
 from inspect import isclass, iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
 
     from ..models import Job
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[JobContext], Any]
 #: Django's transactions are sync, and so is what has to do with them or with threads.
@@ -92,6 +95,38 @@ def hook(layer: Any, name: str) -> Callable[..., Any] | None:
 
 # -- around a job ---------------------------------------------------------------------------------
 
+#: What a layer is not asked for a job to which it does not apply.
+AROUND = ("process_job", "aprocess_job", "process_prepare", "process_complete", "job_finished")
+
+
+def may_not_apply(layer: Any) -> bool:
+    """Does the layer say by ``applies`` to which jobs it applies?"""
+    return knows(layer, "applies", AROUND)
+
+
+def knows(layer: Any, method: str, names: Iterable[str]) -> bool:
+    """Does the layer's own ``method`` speak for all of these hooks that it has?
+
+    Not if a subclass overrides one of them and inherits the method: that knows nothing of the new hook.
+    """
+    if hook(layer, method) is None:
+        return False
+    cls = type(layer)
+    order = cls.__mro__.index
+    return all(order(_definer(cls, method)) <= order(_definer(cls, name)) for name in names if hook(layer, name))
+
+
+def _definer(cls: type, name: str) -> type:
+    return next(each for each in cls.__mro__ if name in vars(each))
+
+
+def applies(layer: Any, option: Callable[[str], Any]) -> bool:
+    try:
+        return bool(layer.applies(option))
+    except Exception:
+        logger.exception("applies() of %r raised; the layer is taken to apply.", layer)
+        return True
+
 
 class Next:
     """``call_next``, which must be called exactly once."""
@@ -105,12 +140,7 @@ class Next:
         if self.used:
             raise MiddlewareError("A middleware called call_next() twice; the task ran once.")
         self.used = True
-        return self.call(self.context.inject(injected))
-
-    def checked(self, result: Any) -> Any:
-        if not self.used:
-            raise MiddlewareError("A middleware returned without call_next(); raise Skip to skip the job.")
-        return result
+        return self.call(self.context.inject(injected) if injected else self.context)
 
 
 def compose(layers: Sequence[Any], handler: Handler, *, is_async: bool) -> Handler:
@@ -142,13 +172,19 @@ def adapt(call: Handler, is_async: bool) -> Handler:
 def link(around: Callable[..., Any], call: Handler, is_async: bool) -> Handler:
     def layer(context: JobContext) -> Any:
         step = Next(context, call)
-        return step.checked(around(context, step))
+        result = around(context, step)
+        return result if step.used else unused()
 
     async def alayer(context: JobContext) -> Any:
         step = Next(context, call)
-        return step.checked(await around(context, step))
+        result = await around(context, step)
+        return result if step.used else unused()
 
     return alayer if is_async else layer
+
+
+def unused() -> NoReturn:
+    raise MiddlewareError("A middleware returned without call_next(); raise Skip to skip the job.")
 
 
 def is_coroutine_callable(function: Any) -> bool:
@@ -211,6 +247,29 @@ def _complete_link(
         return result
 
     return layer
+
+
+# -- after the commit -----------------------------------------------------------------------------
+
+#: A layer's ``job_finished``, and its ``follows`` if it is to be asked first.
+Follower = tuple[Callable[..., Any], Callable[..., Any] | None]
+
+
+def following(layers: Iterable[Any]) -> tuple[Follower, ...]:
+    """The layers that have a ``job_finished``, innermost first."""
+    asked = {id(layer) for layer in layers if knows(layer, "follows", ("job_finished",))}
+    found = [
+        (own, layer.follows if id(layer) in asked else None) for layer in layers if (own := hook(layer, "job_finished"))
+    ]
+    return tuple(reversed(found))
+
+
+def follows(ask: Callable[..., Any], job: Job, outcome: Outcome) -> bool:
+    try:
+        return bool(ask(job, outcome))
+    except Exception:
+        logger.exception("follows() raised for %s; its job_finished is taken to be wanted.", job)
+        return True
 
 
 # -- around claims --------------------------------------------------------------------------------
