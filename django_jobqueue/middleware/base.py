@@ -99,9 +99,11 @@ class Middleware:
         """
         return call_next()
 
-    def follows(self, job: Job, outcome: Outcome) -> bool:
-        """Is ``job_finished`` wanted for this outcome? Asked when that has been committed, in the thread that writes
-        the outcomes of all jobs: it must be quick.
+    def outcome_written(self, job: Job, outcome: Outcome) -> bool:
+        """The outcome of an attempt has been committed; is ``job_finished`` wanted for it, which may take its time?
+
+        Called once for each outcome of which ``job_finished`` is told, in the thread that writes the outcomes of all
+        jobs. So it must be quick: it may count, but not ask the database. What it raises is logged, and taken for True.
         """
         return True
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial, reduce
 from inspect import isclass, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[JobContext], Any]
 #: Django's transactions are sync, and so is what has to do with them or with threads.
 SYNC_HOOKS = (
-    "task_declared process_enqueue filter_claim process_prepare process_complete job_finished "
-    "worker_lifespan thread_lifespan"
+    "task_declared process_enqueue filter_claim applies process_prepare completes process_complete outcome_written "
+    "job_finished worker_lifespan thread_lifespan"
 ).split()
 Save = Callable[[list["Job"]], list["Job"]]
 
@@ -96,7 +96,7 @@ def hook(layer: Any, name: str) -> Callable[..., Any] | None:
 # -- around a job ---------------------------------------------------------------------------------
 
 #: What a layer is not asked for a job to which it does not apply.
-AROUND = ("process_job", "aprocess_job", "process_prepare", "process_complete", "job_finished")
+AROUND = ("process_job", "aprocess_job", "process_prepare", "process_complete", "outcome_written", "job_finished")
 
 
 def may_not_apply(layer: Any) -> bool:
@@ -251,25 +251,37 @@ def _complete_link(
 
 # -- after the commit -----------------------------------------------------------------------------
 
-#: A layer's ``job_finished``, and its ``follows`` if it is to be asked first.
-Follower = tuple[Callable[..., Any], Callable[..., Any] | None]
+
+class Follower(NamedTuple):
+    """A layer that is told of outcomes. Each hook is None if it leaves it out."""
+
+    written: Callable[..., Any] | None
+    finished: Callable[..., Any] | None
+    #: Is it only told of those of which ``written`` says so?
+    chooses: bool
+
+    def wants(self, job: Job, outcome: Outcome) -> bool:
+        """Tell it that the outcome has been written; is its ``job_finished`` to be called?"""
+        wanted = True
+        if self.written is not None:
+            try:
+                wanted = bool(self.written(job, outcome))
+            except Exception:
+                logger.exception("outcome_written() raised for %s; nothing is changed by that.", job)
+        return self.finished is not None and (wanted or not self.chooses)
 
 
-def following(layers: Iterable[Any]) -> tuple[Follower, ...]:
-    """The layers that have a ``job_finished``, innermost first."""
-    asked = {id(layer) for layer in layers if knows(layer, "follows", ("job_finished",))}
+def followers(layers: Iterable[Any]) -> tuple[Follower, ...]:
+    """The layers that are told of outcomes, innermost first."""
     found = [
-        (own, layer.follows if id(layer) in asked else None) for layer in layers if (own := hook(layer, "job_finished"))
+        Follower(
+            hook(layer, "outcome_written"),
+            hook(layer, "job_finished"),
+            knows(layer, "outcome_written", ("job_finished",)),
+        )
+        for layer in layers
     ]
-    return tuple(reversed(found))
-
-
-def follows(ask: Callable[..., Any], job: Job, outcome: Outcome) -> bool:
-    try:
-        return bool(ask(job, outcome))
-    except Exception:
-        logger.exception("follows() raised for %s; its job_finished is taken to be wanted.", job)
-        return True
+    return tuple(each for each in reversed(found) if each.written or each.finished)
 
 
 # -- around claims --------------------------------------------------------------------------------

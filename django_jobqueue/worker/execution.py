@@ -23,8 +23,7 @@ from ..middleware.base import Middleware
 from ..middleware.chain import (
     Handler,
     compose,
-    following,
-    follows,
+    followers,
     hook_for,
     hooks,
     is_coroutine_callable,
@@ -63,7 +62,7 @@ class Execution:
 
     def run(self, run: Run, task: AnyTask) -> None:
         """Run a sync task's job here, in a slot thread."""
-        plan, context = self.plans(task).of(run.job), self._begin(run, task)
+        plan, context = self.plan(task, run.job), self._begin(run, task)
         token = _current.set(context)
         try:
             if plan.is_staged:
@@ -78,7 +77,7 @@ class Execution:
 
     async def arun(self, run: Run, task: AnyTask) -> None:
         """Run an async task's job on the event loop; its database calls get a thread of their own."""
-        plan, context = self.plans(task).of(run.job), self._begin(run, task)
+        plan, context = self.plan(task, run.job), self._begin(run, task)
         token = _current.set(context)
         try:
             async with OwnThread():
@@ -155,28 +154,27 @@ class Execution:
     def _result(self, job: Job) -> AnyResult:
         return result_of(job, job.past_attempts, task_of(job, self.backend_of(job)))
 
-    def plans(self, task: AnyTask) -> Plans:
+    def plan(self, task: AnyTask, job: Job) -> Plan:
         # layers_of reads the settings each time; while a worker runs they stay
         if (found := self._plans.get(task.func)) is None:
             self._plans[task.func] = found = Plans(task, layers_of(task), plan_for)
-            own = hooks(found.layers, "job_finished")  # maybe of a layer of the task alone
-            self.has_followers = self.has_followers or bool(own)
-        return found
+            self.has_followers = self.has_followers or bool(followers(found.layers))  # a layer of the task alone
+        return found.of(job) if job.options else found.usual
 
     @cached_property
     def has_followers(self) -> bool:
-        """Has any layer a ``job_finished``, as far as is known?"""
-        return bool(hooks(project_layers(), "job_finished"))
+        """Is any layer told of outcomes, as far as is known?"""
+        return bool(followers(project_layers()))
 
     def followers(self, job: Job, outcome: Outcome) -> list[Callable[..., Any]]:
-        """``job_finished`` of the layers that want to hear of this outcome, innermost first. The job's task may be
-        unknown here.
+        """Tell the layers around the job that this outcome has been written. ``job_finished`` of those that want to
+        hear more of it, innermost first. The job's task may be unknown here.
         """
         try:
-            finished = self.plans(resolve(job.task_path)).of(job).finished
+            told = self.plan(resolve(job.task_path), job).followers
         except UnknownTask:
-            finished = following(project_layers())
-        return [hook for hook, asked in finished if asked is None or follows(asked, job, outcome)]
+            told = followers(project_layers())
+        return [each.finished for each in told if each.wants(job, outcome) and each.finished]
 
     def context_after(self, run: Run) -> JobContext:
         """The context of an attempt that is over, which may never have begun here."""
@@ -346,7 +344,7 @@ def plan_for(task: AnyTask, around: tuple[Any, ...] | None = None) -> Plan:
         handler=_handler(task.func, task.takes_context, is_async(task), around),
         prepare=hooks(around, "process_prepare"),
         complete=hooks(around, "process_complete"),
-        finished=following(around),
+        followers=followers(around),
         atomic=getattr(task, "atomic", False),
     )
 

@@ -12,6 +12,8 @@ from ..models import Job
 from ..options import in_force, of_task
 from .stages import Plan
 
+Layers = tuple[Any, ...]
+
 
 class Plans:
     """The plans of one task's jobs. There is one for each set of layers that has applied to any of them.
@@ -19,7 +21,7 @@ class Plans:
     Jobs without options of their own are all alike: for them the layers are asked once.
     """
 
-    def __init__(self, task: AnyTask, layers: tuple[Any, ...], make: Callable[[AnyTask, tuple[Any, ...]], Plan]) -> None:
+    def __init__(self, task: AnyTask, layers: Layers, make: Callable[[AnyTask, Layers], Plan]) -> None:
         self.task, self.layers, self._make = task, layers, make
         self._optional = tuple(layer for layer in layers if may_not_apply(layer))
         self._names = frozenset(name for layer in self._optional for name in layer.options)
@@ -27,8 +29,9 @@ class Plans:
         self.usual = self._plan(partial(of_task, task))
 
     def of(self, job: Job) -> Plan:
+        """The plan of this job, which brings options along."""
         options = job.options
-        if not options or not isinstance(options, dict) or self._names.isdisjoint(options):
+        if not isinstance(options, dict) or self._names.isdisjoint(options):
             return self.usual
         return self._plan(partial(in_force, job, self.task))
 

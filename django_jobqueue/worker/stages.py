@@ -53,7 +53,7 @@ class Plan:
     prepare: tuple[Callable[..., Any], ...] = ()
     complete: tuple[Callable[..., Any], ...] = ()
     #: Innermost first, as with all that comes after.
-    finished: tuple[Follower, ...] = ()
+    followers: tuple[Follower, ...] = ()
     atomic: bool = False
     #: Has it transactions of its own? Asked for each job.
     is_staged: bool = field(init=False)
