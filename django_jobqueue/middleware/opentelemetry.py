@@ -264,8 +264,8 @@ def follows_parent(sampler: Any) -> bool:
         description = str(sampler.get_description())
     except Exception:
         return False
-    _, _, then = description.rpartition("remoteParentNotSampled:")
-    return description.startswith("ParentBased{") and then.startswith("AlwaysOffSampler,")
+    unsampled = description.split("remoteParentNotSampled:")[1:]  # more than one: it is made up of several
+    return description.startswith("ParentBased{") and [each.split(",")[0] for each in unsampled] == ["AlwaysOffSampler"]
 
 
 def key(job: Job) -> tuple[int, int | None]:

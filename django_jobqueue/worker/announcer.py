@@ -75,19 +75,17 @@ class Announcer(threading.Thread):
             self._news.put(told)
 
     def _of_interest(self, news: Sequence[tuple[Run, str | None]]) -> News:
-        """Those that a receiver or a layer wants to hear of."""
-        are_heard, failures_are_heard = FINISHED.is_heard(), None
-        has_followers = self.execution.has_followers
+        """Those of which a receiver or the ``job_finished`` of a layer is to be told."""
+        has_followers, is_heard = self.execution.has_followers, FINISHED.is_heard()
+        failures_are_heard = is_heard or FINISHED.is_heard(
+            logging.ERROR
+        )  # Django's receiver logs them at another level
         found: list[tuple[Run, str, Hooks]] = []
         for run, status in news:
             if status is not None and run.outcome is not None:
                 hooks = self.execution.followers(run.job, as_written(run, status)) if has_followers else ()
-                is_heard = are_heard
-                if run.outcome.exception is not None and not are_heard:
-                    if failures_are_heard is None:  # Django's receiver logs a failure at another level
-                        failures_are_heard = FINISHED.is_heard(logging.ERROR)
-                    is_heard = failures_are_heard
-                if hooks or is_heard:
+                heard = failures_are_heard if run.outcome.exception is not None else is_heard
+                if hooks or (heard and status != "READY"):
                     found.append((run, status, hooks))
                     continue
             _forget_exception(run)
