@@ -24,7 +24,7 @@ class Plans:
     def __init__(self, task: AnyTask, layers: Layers, make: Callable[[AnyTask, Layers], Plan]) -> None:
         self.task, self.layers, self._make = task, layers, make
         self._optional = tuple(layer for layer in layers if may_not_apply(layer))
-        self._names = frozenset(name for layer in self._optional for name in layer.options)
+        self._names = frozenset(name for layer in self._optional for name in getattr(layer, "options", ()))
         self._made: dict[tuple[bool, ...], Plan] = {}
         self.usual = self._plan(partial(of_task, task))
 
