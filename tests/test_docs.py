@@ -451,12 +451,14 @@ def test_the_options_in_the_examples_are_kept_and_checked(examples):
     with pytest.raises(InvalidTask, match="two letters"):
         examples.offer.using(countries=["Austria"])
     assert examples.offer.using(countries=None).given == {"countries": None}
+    layer = examples.CountriesIfAny()
+    assert layer.applies({"countries": ["at"]}.get) and not layer.applies({"countries": None}.get)
 
 
 def test_the_examples_around_transactions_and_workers_do_what_the_page_says(examples, queue_db, settings):
     told = []
     examples.publish = told.append
-    names = "AsUser Logged TellTheDashboard NoReportsByDay SearchIndex".split()
+    names = "AsUser Logged TellTheDashboard TellOfFailures NoReportsByDay SearchIndex".split()
     settings.JOBQUEUE_MIDDLEWARE = [*settings.JOBQUEUE_MIDDLEWARE, *(f"shop.tasks.{name}" for name in names)]
     anna = get_user_model().objects.create_user("anna")
     shipped = examples.ship.enqueue(7, user_id=anna.pk)
@@ -471,6 +473,7 @@ def test_the_examples_around_transactions_and_workers_do_what_the_page_says(exam
     assert jobs[int(report.id)].status == "READY", "it is day"
     assert jobs[int(booked.id)].result == "booked" and Group.objects.get().name == "skiers"
     assert {news["state"] for news in told} == {"succeeded", "failed"}
+    assert sum(news["state"] == "failed" for news in told) == 2 * examples.TellOfFailures.seen["failed"] == 2
 
 
 def test_the_schedules_of_the_page_come_and_enqueue_what_it_says(written, queue_db):

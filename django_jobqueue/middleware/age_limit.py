@@ -47,6 +47,9 @@ class AgeLimit(Middleware):
         if isinstance(expires, int | float):
             job.options = {**(job.options or {}), "expires": plain(scheduled + timedelta(seconds=expires))}
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        return option("expires") is not None
+
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         self._check(context)
         return call_next()

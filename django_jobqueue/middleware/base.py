@@ -68,6 +68,16 @@ class Middleware:
         """
         return await call_next()
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        """Has the layer anything to do for jobs with these options? ``option(name)`` is the value in force.
+
+        A job to which it does not apply passes it by: its hooks around the task, around the transactions of the attempt
+        and after the commit are not called. Asked once for a task, and again only for jobs that bring along options
+        that the layer itself has: so the answer may depend on nothing else. A subclass that overrides such a hook is
+        always taken to apply, unless it has this method itself.
+        """
+        return True
+
     def process_prepare(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         """In the first transaction of the attempt, before ``process_job``, in the job's own thread, for async tasks
         too. ``call_next(user=user)`` hands on as there. What it raises is as if the task had raised it.
@@ -88,6 +98,14 @@ class Middleware:
         back; a success becomes a failed attempt then, and is recorded without these hooks.
         """
         return call_next()
+
+    def outcome_written(self, job: Job, outcome: Outcome) -> bool:
+        """The outcome of an attempt has been committed; is ``job_finished`` wanted for it, which may take its time?
+
+        Called once for each outcome of which ``job_finished`` is told, in the thread that writes the outcomes of all
+        jobs. So it must be quick: it may count, but not ask the database. What it raises is logged, and taken for True.
+        """
+        return True
 
     def job_finished(self, context: JobContext, outcome: Outcome) -> None:
         """After the attempt's outcome has been committed, in a thread of the worker's own; also when the attempt was

@@ -46,6 +46,9 @@ class Callbacks(Middleware):
         check_path(value)
         return value
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        return any(option(name) is not None for name in NAMES)
+
     # -- before: a worker that could not tell anybody must not run the job ------------------------
 
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
@@ -66,7 +69,7 @@ class Callbacks(Middleware):
     # -- after -----------------------------------------------------------------------------------
 
     def completes(self, context: JobContext) -> bool:
-        return any(context.option(name) is not None for name in NAMES)
+        return self.applies(context.option)
 
     def process_complete(self, context: JobContext, outcome: Outcome, call_next: Callable[..., Any]) -> Any:
         call_next()

@@ -6,10 +6,11 @@ neighbours differ, asgiref adapts the inner one, so that no layer is ever left o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial, reduce
 from inspect import isclass, iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 
     from ..models import Job
 
+logger = logging.getLogger(__name__)
+
 Handler = Callable[[JobContext], Any]
 #: Django's transactions are sync, and so is what has to do with them or with threads.
 SYNC_HOOKS = (
-    "task_declared process_enqueue filter_claim process_prepare process_complete job_finished "
-    "worker_lifespan thread_lifespan"
+    "task_declared process_enqueue filter_claim applies process_prepare completes process_complete outcome_written "
+    "job_finished worker_lifespan thread_lifespan"
 ).split()
 Save = Callable[[list["Job"]], list["Job"]]
 
@@ -106,6 +109,38 @@ def hook(layer: Any, name: str) -> Callable[..., Any] | None:
 
 # -- around a job ---------------------------------------------------------------------------------
 
+#: What a layer is not asked for a job to which it does not apply.
+AROUND = ("process_job", "aprocess_job", "process_prepare", "process_complete", "outcome_written", "job_finished")
+
+
+def may_not_apply(layer: Any) -> bool:
+    """Does the layer say by ``applies`` to which jobs it applies?"""
+    return knows(layer, "applies", AROUND)
+
+
+def knows(layer: Any, method: str, names: Iterable[str]) -> bool:
+    """Does the layer's own ``method`` speak for all of these hooks that it has?
+
+    Not if a subclass overrides one of them and inherits the method: that knows nothing of the new hook.
+    """
+    if hook(layer, method) is None:
+        return False
+    cls = type(layer)
+    order = cls.__mro__.index
+    return all(order(_definer(cls, method)) <= order(_definer(cls, name)) for name in names if hook(layer, name))
+
+
+def _definer(cls: type, name: str) -> type:
+    return next(each for each in cls.__mro__ if name in vars(each))
+
+
+def applies(layer: Any, option: Callable[[str], Any]) -> bool:
+    try:
+        return bool(layer.applies(option))
+    except Exception:
+        logger.exception("applies() of %r raised; the layer is taken to apply.", layer)
+        return True
+
 
 class Next:
     """``call_next``, which must be called exactly once."""
@@ -119,12 +154,7 @@ class Next:
         if self.used:
             raise MiddlewareError("A middleware called call_next() twice; the task ran once.")
         self.used = True
-        return self.call(self.context.inject(injected))
-
-    def checked(self, result: Any) -> Any:
-        if not self.used:
-            raise MiddlewareError("A middleware returned without call_next(); raise Skip to skip the job.")
-        return result
+        return self.call(self.context.inject(injected) if injected else self.context)
 
 
 def compose(layers: Sequence[Any], handler: Handler, *, is_async: bool) -> Handler:
@@ -156,13 +186,19 @@ def adapt(call: Handler, is_async: bool) -> Handler:
 def link(around: Callable[..., Any], call: Handler, is_async: bool) -> Handler:
     def layer(context: JobContext) -> Any:
         step = Next(context, call)
-        return step.checked(around(context, step))
+        result = around(context, step)
+        return result if step.used else unused()
 
     async def alayer(context: JobContext) -> Any:
         step = Next(context, call)
-        return step.checked(await around(context, step))
+        result = await around(context, step)
+        return result if step.used else unused()
 
     return alayer if is_async else layer
+
+
+def unused() -> NoReturn:
+    raise MiddlewareError("A middleware returned without call_next(); raise Skip to skip the job.")
 
 
 def is_coroutine_callable(function: Any) -> bool:
@@ -225,6 +261,41 @@ def _complete_link(
         return result
 
     return layer
+
+
+# -- after the commit -----------------------------------------------------------------------------
+
+
+class Follower(NamedTuple):
+    """A layer that is told of outcomes. Each hook is None if it leaves it out."""
+
+    written: Callable[..., Any] | None
+    finished: Callable[..., Any] | None
+    #: Is it only told of those of which ``written`` says so?
+    chooses: bool
+
+    def wants(self, job: Job, outcome: Outcome) -> bool:
+        """Tell it that the outcome has been written; is its ``job_finished`` to be called?"""
+        wanted = True
+        if self.written is not None:
+            try:
+                wanted = bool(self.written(job, outcome))
+            except Exception:
+                logger.exception("outcome_written() raised for %s; nothing is changed by that.", job)
+        return self.finished is not None and (wanted or not self.chooses)
+
+
+def followers(layers: Iterable[Any]) -> tuple[Follower, ...]:
+    """The layers that are told of outcomes, innermost first."""
+    found = [
+        Follower(
+            hook(layer, "outcome_written"),
+            hook(layer, "job_finished"),
+            knows(layer, "outcome_written", ("job_finished",)),
+        )
+        for layer in layers
+    ]
+    return tuple(each for each in reversed(found) if each.written or each.finished)
 
 
 # -- around claims --------------------------------------------------------------------------------

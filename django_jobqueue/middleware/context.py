@@ -11,7 +11,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..compat import AnyResult, AnyTask, TaskContext
-from ..options import in_force
+from ..options import of_task
 from ..outcomes import MESSAGE_LENGTH, storable
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ class JobContext(_Context):
 
         What has been said counts, None and 0 too.
         """
-        return in_force(self.job, self.task, name, default)
+        options = self.job.options  # as ``in_force``, which takes half as long again: layers ask for each job
+        if options and isinstance(options, dict) and name in options:
+            return options[name]
+        return of_task(self.task, name, default)
 
     def should_stop(self) -> str | None:
         """Why the task should end early: ``"cancel"``, ``"timeout"``, ``"shutdown"``, ``"lost"``; None to go on.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..exceptions import Skip, Snooze
 from ..outcomes import Outcome, State
 from .base import Middleware
 from .context import JobContext
+
+if TYPE_CHECKING:
+    from ..models import Job
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +48,12 @@ class ErrorContext(Middleware):
             add_note(error, context)
             raise
 
+    def outcome_written(self, job: Job, outcome: Outcome) -> bool:
+        return outcome.state in ERRORS
+
     def job_finished(self, context: JobContext, outcome: Outcome) -> None:
         """Here, and not around the task: only now is it known whether the job will run again."""
-        if outcome.state not in ERRORS:
+        if outcome.state not in ERRORS:  # for a subclass that follows others too
             return
         logger.log(
             logging.ERROR if outcome.final else logging.WARNING,

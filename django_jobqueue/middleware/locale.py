@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import Context, ContextVar
+from datetime import timedelta
+from datetime import timezone as fixed_timezone
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -56,12 +60,24 @@ class Locale(Middleware):
     # -- where it runs ---------------------------------------------------------------------------
 
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
-        with activated(context.option("language"), context.option("time_zone")):
+        language, time_zone = context.option("language"), context.option("time_zone")
+        if language or time_zone or not nothing_is_activated():
+            with activated(language, time_zone):
+                return call_next()
+        try:
             return call_next()
+        finally:
+            deactivate()
 
     async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
-        with activated(context.option("language"), context.option("time_zone")):
+        language, time_zone = context.option("language"), context.option("time_zone")
+        if language or time_zone or not nothing_is_activated():
+            with activated(language, time_zone):
+                return await call_next()
+        try:
             return await call_next()
+        finally:
+            deactivate()
 
 
 def active() -> dict[str, str]:
@@ -85,6 +101,44 @@ def activated(language: str | None, time_zone: Any) -> Iterator[None]:
         timezone.override(zone(time_zone) if time_zone else None),
     ):
         yield
+
+
+# -- is anything activated? -----------------------------------------------------------------------
+
+# Where nothing is, the settings are in force, and nearly all jobs want them. To ask Django takes longer than to run a
+# short job, to look at the variables in which it keeps what is activated does not; it does not say which they are.
+
+
+def nothing_is_activated() -> bool:
+    """False also where that is not known."""
+    language, time_zone = variables()
+    return language is not None and time_zone is not None and language.get(None) is time_zone.get(None) is None
+
+
+def deactivate() -> None:
+    """Undo what the task has activated, where nothing was before."""
+    if not nothing_is_activated():
+        translation.deactivate()
+        timezone.deactivate()
+
+
+@cache
+def variables() -> tuple[ContextVar[Any] | None, ContextVar[Any] | None]:
+    """The variables in which Django keeps the language and the time zone that are activated."""
+    probe = fixed_timezone(timedelta(minutes=7))
+    return (
+        variable_of(translation.deactivate_all, lambda: translation.get_language() is None),
+        variable_of(partial(timezone.activate, probe), lambda: timezone.get_current_timezone() == probe),
+    )
+
+
+def variable_of(change: Callable[[], None], is_changed: Callable[[], bool]) -> ContextVar[Any] | None:
+    """The variable of the context that the change is in; None if it is in none, or in several."""
+    context = Context()
+    context.run(change)
+    found = list(context)
+    is_it = len(found) == 1 and context.run(is_changed) and not Context().run(is_changed)
+    return found[0] if is_it else None
 
 
 def zone(name: Any) -> ZoneInfo:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
+from math import inf
 from typing import Any, ClassVar
 
 from .base import Middleware
@@ -55,6 +57,9 @@ class LogContext(Middleware):
             if own is not None:
                 logging.getLogger().removeHandler(own)
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        return option("log_level") is not None
+
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         with recording(context):
             return call_next()
@@ -98,11 +103,28 @@ def attributes(context: JobContext) -> dict[str, Any]:
 
 
 class Recording:
-    """The log of one attempt. Its beginning goes on record at once: a task that hangs may never come to its end."""
+    """The log of one attempt. Its beginning goes on record at once: a task that hangs may never come to its end.
 
-    def __init__(self, context: JobContext, level: int) -> None:
-        self.context, self.level = context, level
-        self.room, self.end, self.left_out, self.is_over = KEPT, "", False, False
+    One is made for each job, and most jobs log nothing: so what it needs for that is only found out then.
+    """
+
+    end, left_out, is_over = "", False, False
+
+    def __init__(self, context: JobContext) -> None:
+        self.context, self.room = context, KEPT
+
+    def __enter__(self) -> None:
+        self._token = _recording.set(self)
+
+    def __exit__(self, *error: object) -> None:
+        _recording.reset(self._token)
+        self.close()
+
+    @cached_property
+    def level(self) -> float:
+        """From which level on records are kept."""
+        level = self.context.option("log_level")
+        return inf if level is None else logging.getLevelNamesMapping()[str(level).upper()]
 
     def add(self, line: str) -> None:
         if self.is_over:  # a thread that the job has left behind
@@ -124,19 +146,9 @@ class Recording:
 _recording: ContextVar[Recording | None] = ContextVar("django_jobqueue_recording", default=None)
 
 
-@contextmanager
-def recording(context: JobContext) -> Iterator[None]:
-    level = context.option("log_level")
-    if level is None:
-        yield
-        return
-    log = Recording(context, logging.getLevelNamesMapping()[str(level).upper()])
-    token = _recording.set(log)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
-        log.close()
+def recording(context: JobContext) -> Recording:
+    """What is logged in a ``with`` block goes on record with the attempt."""
+    return Recording(context)
 
 
 class JobLogHandler(logging.Handler):

@@ -6,17 +6,21 @@ SDK in the process all of this does nothing.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import attach, detach
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import SpanKind, StatusCode
 
+from ..options import MISSING
 from ..outcomes import Outcome, State
 from .base import Middleware
 from .context import JobContext, WorkerHandle
@@ -25,6 +29,8 @@ from .waiting import seconds_in_line
 if TYPE_CHECKING:
     from ..models import Job
 
+#: For a provider that nobody has set.
+STAND_IN = trace.NoOpTracer()
 ERRORS = frozenset({State.FAILED, State.RETRYING, State.TIMED_OUT, State.LOST})
 #: The conventions' own boundaries end at 10 seconds; jobs do not.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 300, 1800)
@@ -79,12 +85,25 @@ class OpenTelemetry(Middleware):
             description="How long jobs were in line before an attempt.",
             explicit_bucket_boundaries_advisory=BUCKETS,
         )
-        self._open: dict[tuple[int, int | None], Open] = {}
+        #: Attempts that have begun here; None: nothing is recorded of it.
+        self._open: dict[tuple[int, int | None], Open | None] = {}
+
+    @property
+    def is_traced(self) -> bool:
+        """Could a span be recorded? Asked each time: an SDK may be set up at any time."""
+        return records(self.tracer) or (isinstance(self.tracer, trace.ProxyTracer) and records(tracer_provider()))
+
+    @property
+    def is_measured(self) -> bool:
+        return records(self.duration) or records(meter_provider())
 
     # -- enqueue ---------------------------------------------------------------------------------
 
     def process_enqueue(self, jobs: list[Job], call_next: Callable[[list[Job]], list[Job]]) -> list[Job]:
         if not jobs:
+            return call_next(jobs)
+        if not self.is_traced and not self.is_measured:
+            carry(jobs)
             return call_next(jobs)
         queues = Counter(job.queue_name for job in jobs)
         queue = next(iter(queues)) if len(queues) == 1 else None
@@ -113,36 +132,45 @@ class OpenTelemetry(Middleware):
     # -- run -------------------------------------------------------------------------------------
 
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
-        with self._attempt(context):
+        opened, token = self._begin(context)
+        try:
             return call_next()
+        finally:
+            detach(token)
+            if opened is not None:
+                opened.ended = time.time_ns()
 
     async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
-        with self._attempt(context):
+        opened, token = self._begin(context)
+        try:
             return await call_next()
+        finally:
+            detach(token)
+            if opened is not None:
+                opened.ended = time.time_ns()
 
-    @contextmanager
-    def _attempt(self, context: JobContext) -> Iterator[None]:
-        """The attempt's span is the current one in here. It ends in ``job_finished``: what came of it is not known
+    def _begin(self, context: JobContext) -> tuple[Open | None, Any]:
+        """The attempt's span is the current one from now on. It ends in ``job_finished``: what came of it is not known
         before, and a span that has ended takes no attributes.
         """
-        job = context.job
+        job, parent, is_measured = context.job, parent_of(context), self.is_measured
+        if not is_measured and (not self.is_traced or is_dropped(parent)):
+            self._open[key(job)] = None
+            return None, attach(parent)
+        span = self._start(context, parent)
+        opened = self._open[key(job)] = self._note(span, job) if is_measured or span.is_recording() else None
+        return opened, attach(trace.set_span_in_context(span, parent))  # with the baggage that came along
+
+    def _note(self, span: Any, job: Job) -> Open:
         waited, attributes = seconds_in_line(job), operation("process", "process", job.queue_name)
         self.consumed.add(1, attributes)
         self.waited.record(waited, attributes)
-        parent = parent_of(context)
-        span = self._start(context, parent)
         span.set_attribute("django_jobqueue.wait", round(waited, 3))
-        opened = self._open[key(job)] = Open(span, job, began=time.time_ns())
-        token = attach(trace.set_span_in_context(span, parent))  # with the baggage that came along
-        try:
-            yield
-        finally:
-            detach(token)
-            opened.ended = time.time_ns()
+        return Open(span, job, began=time.time_ns())
 
     def _start(self, context: JobContext, parent: Any, start_time: int | None = None) -> Any:
         job = context.job
-        enqueued = trace.get_current_span(parent).get_span_context()
+        enqueued = trace.get_current_span(parent).get_span_context() if parent else trace.INVALID_SPAN_CONTEXT
         attributes = operation("process", "process", job.queue_name) | {
             "messaging.message.id": str(job.pk),
             "messaging.client.id": context.worker.name,
@@ -157,6 +185,13 @@ class OpenTelemetry(Middleware):
             links=[trace.Link(enqueued)] if enqueued.is_valid else [],
             start_time=start_time,
         )
+
+    def outcome_written(self, job: Job, outcome: Outcome) -> bool:
+        opened = self._open.get(key(job), MISSING)
+        if opened is not None:
+            return opened is not MISSING or self.is_traced
+        del self._open[key(job)]
+        return False
 
     def job_finished(self, context: JobContext, outcome: Outcome) -> None:
         opened = self._open.pop(key(context.job), None)
@@ -189,11 +224,52 @@ class OpenTelemetry(Middleware):
         finally:
             while self._open:
                 _, opened = self._open.popitem()
-                self._end(opened, State.LOST, None, "Others have the job.")
+                if opened is not None:
+                    self._end(opened, State.LOST, None, "Others have the job.")
+
+
+def records(made: object) -> bool:
+    """Is it more than a stand-in of the API's? Those record nothing."""
+    return not type(made).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+
+
+# The API's own functions look into the environment each time while no SDK is set up, which takes ten times as long.
+# The layer has asked them when it was made, so that what the environment names is there.
+
+
+def tracer_provider() -> object:
+    found = getattr(trace, "_TRACER_PROVIDER", MISSING)
+    return trace.get_tracer_provider() if found is MISSING else found or STAND_IN
+
+
+def meter_provider() -> object:
+    found = getattr(metrics._internal, "_METER_PROVIDER", MISSING)
+    return metrics.get_meter_provider() if found is MISSING else found or STAND_IN
+
+
+def is_dropped(parent: Context) -> bool:
+    """Is it certain that the SDK records nothing under this parent, which came with the job?"""
+    if not parent:
+        return False
+    enqueued = trace.get_current_span(parent).get_span_context()
+    if enqueued.trace_flags.sampled or not enqueued.is_valid:
+        return False
+    return follows_parent(getattr(trace.get_tracer_provider(), "sampler", None))
+
+
+@lru_cache(maxsize=16)
+def follows_parent(sampler: Any) -> bool:
+    """Does the SDK's sampler drop what another process has not sampled? The usual ones do and say so."""
+    try:
+        description = str(sampler.get_description())
+    except Exception:
+        return False
+    unsampled = description.split("remoteParentNotSampled:")[1:]  # more than one: it is made up of several
+    return description.startswith("ParentBased{") and [each.split(",")[0] for each in unsampled] == ["AlwaysOffSampler"]
 
 
 def key(job: Job) -> tuple[int, int | None]:
-    return job.pk, job.token
+    return job.id, job.token  # to ask for ``pk`` takes three times as long
 
 
 def name(operation: str, queue: str | None) -> str:
@@ -212,9 +288,33 @@ def operation(name: str, kind: str, queue: str | None) -> dict[str, Any]:
     return found
 
 
-def parent_of(context: JobContext) -> Any:
+#: A ``traceparent``, as jobs carry it.
+PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+def parent_of(context: JobContext) -> Context:
     """The OpenTelemetry context that came with the job."""
-    return propagate.extract(context.option("trace_context") or {})
+    headers = context.option("trace_context") or {}
+    if len(headers) > 1 or not speaks_w3c(propagate.get_global_textmap()):
+        return propagate.extract(headers)
+    return extracted(headers["traceparent"]) if "traceparent" in headers else Context()
+
+
+@lru_cache(maxsize=1024)
+def extracted(traceparent: str) -> Context:
+    """As ``propagate.extract``, in a third of the time; and jobs that were enqueued together have it in common."""
+    found = PARENT.fullmatch(traceparent)
+    if found is None:
+        return propagate.extract({"traceparent": traceparent})
+    ids = int(found[1], 16), int(found[2], 16)
+    enqueued = trace.SpanContext(*ids, is_remote=True, trace_flags=trace.TraceFlags(int(found[3], 16)))
+    return trace.set_span_in_context(trace.NonRecordingSpan(enqueued), Context()) if all(ids) else Context()
+
+
+@lru_cache(maxsize=16)
+def speaks_w3c(propagator: Any) -> bool:
+    """Is it the usual one, for trace context and baggage as the W3C has them?"""
+    return type(propagator) is CompositePropagator and propagator.fields == {"traceparent", "tracestate", "baggage"}
 
 
 def carry(jobs: list[Job]) -> None:

@@ -6,7 +6,9 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
@@ -17,12 +19,16 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics import MetricWrapperBase
 
 from .. import conf, stats
-from ..outcomes import Outcome
+from ..outcomes import Outcome, State
 from .base import Middleware
 from .context import JobContext, WorkerHandle
 from .waiting import seconds_in_line
+
+if TYPE_CHECKING:
+    from ..models import Job
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +41,69 @@ PORTS = 100
 # because a registry takes each name once, and a process may make the layer twice: the system checks do.
 BY = ("task", "queue")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-ATTEMPTS = Counter("jobqueue_attempts", "Attempts that ended.", (*BY, "outcome"))
-RUN = Histogram("jobqueue_attempt_seconds", "How long attempts took.", BY, buckets=BUCKETS)
-WAIT = Histogram("jobqueue_wait_seconds", "How long jobs were in line before an attempt.", BY, buckets=BUCKETS)
-RUNNING = Gauge("jobqueue_attempts_in_progress", "Attempts that run now.", BY, multiprocess_mode="livesum")
+
+
+class Cached(MetricWrapperBase):  # type: ignore[misc]
+    """To ask a metric for those of these labels takes longer than to count, so they are kept until it drops them."""
+
+    def clear(self) -> None:
+        super().clear()
+        _forget()
+
+    def remove(self, *labels: Any) -> None:
+        super().remove(*labels)
+        _forget()
+
+
+class CachedCounter(Cached, Counter):  # type: ignore[misc]
+    pass
+
+
+class CachedHistogram(Cached, Histogram):  # type: ignore[misc]
+    pass
+
+
+class CachedGauge(Cached, Gauge):  # type: ignore[misc]
+    pass
+
+
+ATTEMPTS = CachedCounter("jobqueue_attempts", "Attempts that ended.", (*BY, "outcome"))
+RUN = CachedHistogram("jobqueue_attempt_seconds", "How long attempts took.", BY, buckets=BUCKETS)
+WAIT = CachedHistogram("jobqueue_wait_seconds", "How long jobs were in line before an attempt.", BY, buckets=BUCKETS)
+RUNNING = CachedGauge("jobqueue_attempts_in_progress", "Attempts that run now.", BY, multiprocess_mode="livesum")
+
+
+class Counters(NamedTuple):
+    """What counts the attempts of one task in one queue."""
+
+    waited: Callable[[float], None]
+    begun: Callable[[], None]
+    took: Callable[[float], None]
+    ended: Callable[[], None]
+
+
+def counters(job: Job) -> Counters:
+    return _counters(job.task_path, job.queue_name)
+
+
+# No bound is needed: the metrics keep as many.
+
+
+@cache
+def _counters(*labels: str) -> Counters:
+    running = RUNNING.labels(*labels)
+    return Counters(WAIT.labels(*labels).observe, running.inc, RUN.labels(*labels).observe, running.dec)
+
+
+@cache
+def _came_to(task: str, queue: str, state: State) -> Callable[[], None]:
+    inc: Callable[[], None] = ATTEMPTS.labels(task, queue, str(state)).inc
+    return inc
+
+
+def _forget() -> None:
+    _counters.cache_clear()
+    _came_to.cache_clear()
 
 
 class Prometheus(Middleware):
@@ -48,15 +113,30 @@ class Prometheus(Middleware):
         configuration()  # what is wrong with it is for the system checks to find
 
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
-        with measured(context):
+        count, waited = counters(context.job), seconds_in_line(context.job)
+        count.waited(waited)
+        count.begun()
+        began = perf_counter()
+        try:
             return call_next()
+        finally:
+            count.took(max(0.0, perf_counter() - began))
+            count.ended()
 
     async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
-        with measured(context):
+        count, waited = counters(context.job), seconds_in_line(context.job)
+        count.waited(waited)
+        count.begun()
+        began = perf_counter()
+        try:
             return await call_next()
+        finally:
+            count.took(max(0.0, perf_counter() - began))
+            count.ended()
 
-    def job_finished(self, context: JobContext, outcome: Outcome) -> None:
-        ATTEMPTS.labels(context.job.task_path, context.job.queue_name, str(outcome.state)).inc()
+    def outcome_written(self, job: Job, outcome: Outcome) -> bool:
+        _came_to(job.task_path, job.queue_name, outcome.state)()
+        return False
 
     @contextmanager
     def worker_lifespan(self, worker: WorkerHandle) -> Iterator[None]:
@@ -73,15 +153,6 @@ class Prometheus(Middleware):
             server.shutdown()
             server.server_close()
             thread.join(5)
-
-
-@contextmanager
-def measured(context: JobContext) -> Iterator[None]:
-    job = context.job
-    labels = job.task_path, job.queue_name
-    WAIT.labels(*labels).observe(seconds_in_line(job))
-    with RUNNING.labels(*labels).track_inprogress(), RUN.labels(*labels).time():
-        yield
 
 
 def serve(address: str, port: int) -> Any:

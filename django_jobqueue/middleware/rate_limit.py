@@ -66,6 +66,9 @@ class RateLimit(Middleware):
             raise ValueError("it must be a whole number from 1 on, or None")
         return value
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        return option("rate_limit") is not None
+
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         if (rate := context.option("rate_limit")) is not None:
             start = Start(context, rate)

@@ -24,6 +24,9 @@ class ShutdownNotifications(Middleware):
             raise TypeError("it must be True or False")
         return value
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        return bool(option("notify_shutdown"))
+
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         if context.option("notify_shutdown"):
             context.interrupt_on_stop()

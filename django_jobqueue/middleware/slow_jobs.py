@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from math import isfinite
 from typing import Any, ClassVar
 
@@ -31,23 +30,25 @@ class SlowJobs(Middleware):
             raise ValueError("it must be None or a positive number of seconds.")
         return float(value)
 
+    def applies(self, option: Callable[[str], Any]) -> bool:
+        return option("slow_after") is not None
+
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
-        with timed(context):
+        began = time.monotonic()
+        try:
             return call_next()
+        finally:  # one that was interrupted or failed was slow all the same
+            warn_if_slow(context, time.monotonic() - began)
 
     async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
-        with timed(context):
+        began = time.monotonic()
+        try:
             return await call_next()
+        finally:
+            warn_if_slow(context, time.monotonic() - began)
 
 
-@contextmanager
-def timed(context: JobContext) -> Iterator[None]:
-    began = time.monotonic()
-    try:
-        yield
-    finally:  # one that was interrupted or failed was slow all the same
-        took, limit = time.monotonic() - began, context.option("slow_after")
-        if limit is not None and took > limit:
-            logger.warning(
-                "%s is slow: attempt %d took %.2f s, more than %g s.", context.job, context.attempt, took, limit
-            )
+def warn_if_slow(context: JobContext, took: float) -> None:
+    limit = context.option("slow_after")
+    if limit is not None and took > limit:
+        logger.warning("%s is slow: attempt %d took %.2f s, more than %g s.", context.job, context.attempt, took, limit)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
-
-from django.utils import timezone
 
 if TYPE_CHECKING:
     from ..models import Job
@@ -15,7 +14,10 @@ def seconds_in_line(job: Job) -> float:
 
     The clocks are those of two machines; what would be less than nothing is nothing.
     """
-    moments = [job.enqueued_at, job.run_after, *(attempt.finished_at for attempt in job.past_attempts)]
-    now = timezone.now()
-    since = max(moment for moment in moments if moment is not None)
-    return max(0.0, (now - since).total_seconds())
+    since = job.enqueued_at
+    if job.run_after is not None:
+        since = max(since, job.run_after)
+    for attempt in job.past_attempts:
+        if attempt.finished_at is not None:
+            since = max(since, attempt.finished_at)
+    return max(0.0, (datetime.now(since.tzinfo) - since).total_seconds())

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from queue import SimpleQueue
+from typing import Any
 
 from django.db import close_old_connections, connections
 
 from ..lifecycle import Run
+from ..middleware.database_connections import begin_without
 from ..outcomes import Outcome, State
 from ..results import Past, PendingResult, task_of
 from ..signals import FINISHED
@@ -27,7 +29,9 @@ logger = logging.getLogger(__name__)
 #: While more ends of attempts than this wait to be announced, the worker claims nothing.
 MAX_UNANNOUNCED = 500
 
-News = Sequence[tuple[Run, str]]
+Hooks = Sequence[Callable[..., Any]]
+#: Runs that have ended, each with the status that its job has now and the ``job_finished`` that are to be called.
+News = Sequence[tuple[Run, str, Hooks]]
 
 
 class Announcer(threading.Thread):
@@ -64,21 +68,27 @@ class Announcer(threading.Thread):
 
     def put(self, news: Sequence[tuple[Run, str | None]]) -> None:
         """Runs that have ended, each with the status that its job has now; None if its outcome was not written."""
-        told = [(run, status) for run, status in news if status is not None] if self._is_of_interest(news) else []
+        told = self._of_interest(news)
         if told:
             with self._lock:  # several threads report ends
                 self._put += len(told)
             self._news.put(told)
-        else:
-            for run, _ in news:
-                _forget_exception(run)
 
-    def _is_of_interest(self, news: Sequence[tuple[Run, str | None]]) -> bool:
-        if self.execution.has_followers or FINISHED.is_heard():
-            return True
-        # Django's receiver logs a failure at another level.
-        has_errors = any(run.outcome is not None and run.outcome.exception is not None for run, _ in news)
-        return has_errors and FINISHED.is_heard(logging.ERROR)
+    def _of_interest(self, news: Sequence[tuple[Run, str | None]]) -> News:
+        """Those of which a receiver or the ``job_finished`` of a layer is to be told."""
+        has_followers, is_heard = self.execution.has_followers, FINISHED.is_heard()
+        # Django's receiver logs failures at another level.
+        failures_are_heard = is_heard or FINISHED.is_heard(logging.ERROR)
+        found: list[tuple[Run, str, Hooks]] = []
+        for run, status in news:
+            if status is not None and run.outcome is not None:
+                hooks = self.execution.followers(run.job, as_written(run, status)) if has_followers else ()
+                heard = failures_are_heard if run.outcome.exception is not None else is_heard
+                if hooks or (heard and status != "READY"):
+                    found.append((run, status, hooks))
+                    continue
+            _forget_exception(run)
+        return found
 
     def close(self) -> None:
         """Announce what is there, then end."""
@@ -99,12 +109,14 @@ class Announcer(threading.Thread):
             )
 
     def run(self) -> None:
+        if threading.current_thread() is self:
+            begin_without()
         while (news := self._news.get()) is not None:
             self._heard = {}  # asked once for all of them
-            for run, status in news:
+            for run, status, hooks in news:
                 if self._gives_up:
                     return
-                self.tell(run, status)
+                self._tell_all(run, status, hooks)
                 self._done += 1
             if self._is_behind and self.unannounced <= MAX_UNANNOUNCED // 2:
                 self._is_behind = False
@@ -114,16 +126,19 @@ class Announcer(threading.Thread):
 
     def tell(self, run: Run, status: str) -> None:
         """Tell all who want to know of this end, in the calling thread."""
-        self._follow(run, status)
+        for each in self._of_interest([(run, status)]):
+            self._tell_all(*each)
+
+    def _tell_all(self, run: Run, status: str, hooks: Hooks) -> None:
+        if hooks:
+            self._follow(run, status, hooks)
         self._announce_end(run, status)
         _forget_exception(run)
 
-    def _follow(self, run: Run, status: str) -> None:
+    def _follow(self, run: Run, status: str, hooks: Hooks) -> None:
         """``job_finished`` of the layers, innermost first. What one raises keeps no other from its turn."""
-        if not (followers := self.execution.followers(run.job)):
-            return
         context, outcome = self.execution.context_after(run), as_written(run, status)
-        for hook in followers:
+        for hook in hooks:
             try:
                 hook(context, outcome)
             except Exception:

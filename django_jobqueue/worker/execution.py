@@ -21,7 +21,16 @@ from ..exceptions import InvalidResult, Retry, Skip, Snooze, TaskTimeout, Unknow
 from ..interrupts import JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
 from ..middleware.base import Middleware
-from ..middleware.chain import Handler, compose, hook_for, hooks, is_coroutine_callable, layers, project_layers
+from ..middleware.chain import (
+    Handler,
+    compose,
+    followers,
+    hook_for,
+    hooks,
+    is_coroutine_callable,
+    layers,
+    project_layers,
+)
 from ..middleware.context import JobContext, WorkerHandle, _current
 from ..models import Job
 from ..outcomes import Outcome, State, describe, seconds
@@ -30,6 +39,7 @@ from ..results import PendingResult, result_of, task_of
 from ..signals import STARTED
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
+from .plans import Plans
 from .stages import Lost, Plan, Stages
 from .timekeeper import Timekeeper
 
@@ -48,14 +58,14 @@ class Execution:
         #: Around an async job: where its database calls run.
         self.own_thread: Callable[[], AbstractAsyncContextManager[Any]] = OwnThread
         self._stages = Stages(self, backend.database)
-        self._plans: dict[Callable[..., Any], Plan] = {}
-        self._followers: dict[str, tuple[Callable[..., Any], ...]] = {}
+        self._plans: dict[Callable[..., Any], Plans] = {}
+        self._backends: dict[str, JobQueueBackend] = {}
         self._timeouts: dict[str, float | None] = {}
         self._start_is_heard, self._asked_until, self._receivers = False, 0.0, 0
 
     def run(self, run: Run, task: AnyTask) -> None:
         """Run a sync task's job here, in a slot thread."""
-        plan, context = self.plan(task), self._begin(run, task)
+        plan, context = self.plan(task, run.job), self._begin(run, task)
         token = _current.set(context)
         try:
             if plan.is_staged:
@@ -70,7 +80,7 @@ class Execution:
 
     async def arun(self, run: Run, task: AnyTask) -> None:
         """Run an async task's job on the event loop; its database calls get a thread of their own."""
-        plan, context = self.plan(task), self._begin(run, task)
+        plan, context = self.plan(task, run.job), self._begin(run, task)
         token = _current.set(context)
         try:
             async with self.own_thread():
@@ -147,30 +157,27 @@ class Execution:
     def _result(self, job: Job) -> AnyResult:
         return result_of(job, job.past_attempts, task_of(job, self.backend_of(job)))
 
-    def plan(self, task: AnyTask) -> Plan:
-        # plan_for reads the settings each time; while a worker runs they stay
+    def plan(self, task: AnyTask, job: Job) -> Plan:
+        # layers_of reads the settings each time; while a worker runs they stay
         if (found := self._plans.get(task.func)) is None:
-            self._plans[task.func] = found = plan_for(task)
-            self.has_followers = self.has_followers or bool(found.finished)  # a layer of the task alone
-        return found
+            self._plans[task.func] = found = Plans(task, layers_of(task), plan_for)
+            self.has_followers = self.has_followers or bool(followers(found.layers))  # a layer of the task alone
+        return found.of(job) if job.options else found.usual
 
     @cached_property
     def has_followers(self) -> bool:
-        """Has any layer a ``job_finished``, as far as is known?"""
-        return bool(hooks(project_layers(), "job_finished"))
+        """Is any layer told of outcomes, as far as is known?"""
+        return bool(followers(project_layers()))
 
-    def followers(self, job: Job) -> tuple[Callable[..., Any], ...]:
-        """``job_finished`` of the layers around the job, innermost first. Its task may be unknown here."""
+    def followers(self, job: Job, outcome: Outcome) -> list[Callable[..., Any]]:
+        """Tell the layers around the job that this outcome has been written. ``job_finished`` of those that want to
+        hear more of it, innermost first. The job's task may be unknown here.
+        """
         try:
-            return self._followers[job.task_path]
-        except KeyError:
-            pass
-        try:
-            found = self.plan(resolve(job.task_path)).finished
+            told = self.plan(resolve(job.task_path), job).followers
         except UnknownTask:
-            found = hooks(project_layers(), "job_finished")[::-1]
-        self._followers[job.task_path] = found
-        return found
+            told = followers(project_layers())
+        return [each.finished for each in told if each.wants(job, outcome) and each.finished]
 
     def context_after(self, run: Run) -> JobContext:
         """The context of an attempt that is over, which may never have begun here."""
@@ -179,11 +186,14 @@ class Execution:
 
     def backend_of(self, job: Job) -> JobQueueBackend:
         """The backend that enqueued the job; ours, if its alias is no longer in TASKS."""
+        if (known := self._backends.get(job.backend)) is not None:
+            return known  # to ask Django takes longer
         try:
             found = task_backends[job.backend]
         except Exception:
             return self.backend
-        return found if isinstance(found, JobQueueBackend) else self.backend
+        self._backends[job.backend] = known = found if isinstance(found, JobQueueBackend) else self.backend
+        return known
 
     # -- what an exception means -----------------------------------------------------------------
 
@@ -330,14 +340,14 @@ def layers_of(task: AnyTask) -> tuple[Any, ...]:
     return (*project_layers(), *(layer for layer in layers(own) if type(layer) not in there))
 
 
-def plan_for(task: AnyTask) -> Plan:
-    """How this task's jobs are run; the chain is composed once for each task and process."""
-    around, coroutine = layers_of(task), is_async(task)
+def plan_for(task: AnyTask, around: tuple[Any, ...] | None = None) -> Plan:
+    """How this task's jobs are run inside these layers; None: inside all that the task has."""
+    around = layers_of(task) if around is None else around
     return Plan(
-        handler=_handler(task.func, task.takes_context, coroutine, around),
+        handler=_handler(task.func, task.takes_context, is_async(task), around),
         prepare=hooks(around, "process_prepare"),
         complete=hooks(around, "process_complete"),
-        finished=hooks(around, "job_finished")[::-1],
+        followers=followers(around),
         atomic=getattr(task, "atomic", False),
     )
 

@@ -20,7 +20,7 @@ from ..dialects import get_dialect
 from ..exceptions import MiddlewareError
 from ..lifecycle import Run, finish
 from ..lifecycle.lease import holds
-from ..middleware.chain import Handler, complete_through, prepare_through
+from ..middleware.chain import Follower, Handler, complete_through, prepare_through
 from ..middleware.context import JobContext
 from ..middleware.database_connections import of_this_thread
 from ..outcomes import Outcome, State
@@ -53,7 +53,7 @@ class Plan:
     prepare: tuple[Callable[..., Any], ...] = ()
     complete: tuple[Callable[..., Any], ...] = ()
     #: Innermost first, as with all that comes after.
-    finished: tuple[Callable[..., Any], ...] = ()
+    followers: tuple[Follower, ...] = ()
     atomic: bool = False
     #: Has it transactions of its own? Asked for each job.
     is_staged: bool = field(init=False)

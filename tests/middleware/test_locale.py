@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import Context, ContextVar
 from datetime import timedelta
 from datetime import timezone as fixed
 from zoneinfo import ZoneInfo
@@ -13,9 +14,12 @@ from django.utils import timezone, translation
 
 from django_jobqueue import enqueue_many, task
 from django_jobqueue.compat import InvalidTask
+from django_jobqueue.middleware import locale
+from django_jobqueue.middleware.chain import compose
 from django_jobqueue.middleware.locale import Locale
 
 from ..lifecycle.steps import enqueue, fresh
+from ..worker.runs import claimed_run, execution, run_async, run_sync
 from ..worker.workers import drain
 
 PATH = "django_jobqueue.middleware.locale.Locale"
@@ -162,3 +166,64 @@ def test_a_thread_that_has_no_language_enqueues_as_ever():
 def test_what_does_not_exist_is_refused(given):
     with pytest.raises(InvalidTask, match=next(iter(given))):
         here.using(**given)
+
+
+# -- where nothing is to be activated -------------------------------------------------------------
+
+
+@pytest.fixture(params=["known", "not known"])
+def variables(request, monkeypatch):
+    """Where Django keeps what is activated; another version may keep it where it cannot be found."""
+    if request.param == "not known":
+        monkeypatch.setattr(locale, "variables", lambda: (None, None))
+    return request.param
+
+
+@pytest.mark.once
+def test_where_django_keeps_what_is_activated_is_found():
+    language, time_zone = locale.variables()
+    assert language is not None and time_zone is not None and language is not time_zone
+
+
+@pytest.mark.once
+def test_a_change_that_is_in_no_variable_of_the_context_or_in_several_is_not_found():
+    one, two, elsewhere = ContextVar("one", default=0), ContextVar("two", default=0), []
+    assert locale.variable_of(lambda: one.set(1), lambda: one.get() == 1) is one
+    assert locale.variable_of(lambda: one.set(1), lambda: bool(elsewhere)) is None
+    assert locale.variable_of(lambda: elsewhere.append(1), lambda: bool(elsewhere)) is None
+    assert locale.variable_of(lambda: (one.set(1), two.set(1)), lambda: one.get() == 1) is None
+    assert locale.variable_of(lambda: (one.set(1), elsewhere.append(1)), lambda: bool(elsewhere)) is None
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("made", [here, ahere], ids=["sync", "async"])
+def test_nothing_is_activated_for_a_job_that_wants_what_the_settings_say(monkeypatch, made):
+    monkeypatch.setattr(locale, "activated", None)
+    assert Context().run(run_async if made is ahere else run_sync, made).result == SETTINGS
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("options", [None, {"language": "de"}, {"time_zone": "Europe/Berlin"}], ids=str)
+def test_what_the_task_activates_is_undone_for_outer_layers_too(variables, options):
+    seen = []
+
+    def look(context, call_next):
+        call_next()
+        seen.append(speak())
+
+    def run():
+        context = execution().context(claimed_run(here, row={"options": options}).job, here, lambda: None)
+        compose([look, Locale()], lambda context: leaves_something_behind.func(), is_async=False)(context)
+
+    Context().run(run)
+    assert seen == [SETTINGS]
+
+
+@pytest.mark.once
+def test_what_an_outer_layer_has_activated_is_not_the_jobs(variables):
+    def run():
+        translation.activate("fr")
+        timezone.activate("Asia/Tokyo")
+        return run_sync(here).result, speak()[:2]
+
+    assert Context().run(run) == (SETTINGS, ["fr", "Asia/Tokyo"])

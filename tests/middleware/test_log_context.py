@@ -52,6 +52,11 @@ def named(record) -> dict:
 # -- tasks ----------------------------------------------------------------------------------------
 
 
+@task
+def silent():
+    pass
+
+
 @task(queue_name="mail")
 def says(text="sending"):
     logger.debug("not worth keeping")
@@ -224,6 +229,18 @@ def test_a_log_that_just_fits_is_whole(monkeypatch, caplog):
         for number in range(8):
             handler.handle(logging.LogRecord("shop", logging.INFO, "", 1, f"line {number}", (), None))
     assert run.job.attempt_log == "".join(f"line {number}\n" for number in range(8))
+
+
+@pytest.mark.once
+def test_a_job_that_logs_nothing_is_not_even_asked_for_its_level(monkeypatch):
+    monkeypatch.setattr(log_context.Recording, "level", property(lambda self: 1 / 0))
+    run, handler = claimed_run(silent), JobLogHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        execution().run(run, silent)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert (run.outcome.state, run.job.attempt_log) == ("succeeded", "")
 
 
 def test_an_interrupted_attempt_keeps_its_log(drained):

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections import defaultdict
 
 import pytest
 from django.http import HttpResponse
 from django.urls import path
-from opentelemetry import baggage, metrics, trace
+from opentelemetry import baggage, metrics, propagate, trace
 from opentelemetry.context import attach, detach
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    DEFAULT_ON,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import NoOpTracer, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from django_jobqueue import Skip, enqueue_many, task
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.lifecycle import reap
 from django_jobqueue.middleware import Middleware, current_job
 from django_jobqueue.middleware.chain import project_layers
+from django_jobqueue.middleware.opentelemetry import OpenTelemetry, extracted, follows_parent, parent_of
 from django_jobqueue.models import Job
 from django_jobqueue.models import Worker as WorkerRow
 
 from ..lifecycle.steps import attempts, enqueue, fall_silent, fresh, started
+from ..worker.runs import claimed_run, execution
 from ..worker.workers import drain, make_worker
 
 PATH = "django_jobqueue.middleware.opentelemetry.OpenTelemetry"
@@ -285,6 +300,164 @@ def test_without_an_sdk_nothing_travels(queue_db, monkeypatch):
     job = enqueue(send, 1, False)
     drain()
     assert (job.options, fresh(job).status, spans()) == (None, "SUCCESSFUL", [])
+
+
+# -- what nothing is recorded of ------------------------------------------------------------------
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """As where only traces are set up; a process cannot take back its metrics."""
+    monkeypatch.setattr(OpenTelemetry, "is_measured", False)
+
+
+def unsampled(**more) -> dict:
+    return {"trace_context": {"traceparent": f"00-{7:032x}-{8:016x}-00", **more}}
+
+
+@task
+def passes_on():
+    current_trace.enqueue()
+    context = trace.get_current_span().get_span_context()
+    return [trace.get_current_span().is_recording(), context.trace_flags]
+
+
+@pytest.mark.parametrize("more", [{}, {"baggage": "tenant=acme"}, {"tracestate": "a=b"}], ids=str)
+def test_under_an_unsampled_trace_nothing_is_recorded_and_the_trace_goes_on(queue_db, unmeasured, more):
+    job = enqueue(passes_on.using(**unsampled(**more)))
+    drain()
+    assert len(spans()) == 1, "that of the enqueue outside of the job"
+    assert fresh(job).result == [False, 0]
+    second = Job.objects.exclude(pk=job.pk).get()
+    assert second.options["trace_context"]["traceparent"].split("-")[1::2] == [f"{7:032x}", "00"]
+    assert fresh(second).result == ["7", "acme" if "baggage" in more else None]
+    [layer] = project_layers()
+    assert layer._open == {}
+
+
+def test_an_unsampled_failure_is_not_recorded_either(queue_db, unmeasured):
+    enqueue(send.using(**unsampled()), 1)
+    drain()
+    assert spans("process") == []
+
+
+def test_a_sampler_that_wants_unsampled_traces_gets_them(queue_db, unmeasured, monkeypatch):
+    for holder in (trace.get_tracer_provider(), project_layers()[0].tracer):
+        monkeypatch.setattr(holder, "sampler", ALWAYS_ON, raising=False)
+    enqueue(current_trace.using(**unsampled()))
+    drain()
+    [span] = spans("process")
+    assert span.parent.span_id == 8
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (DEFAULT_ON, True),
+        (DEFAULT_OFF, True),
+        (ParentBasedTraceIdRatio(0.01), True),
+        (ParentBased(ALWAYS_OFF, remote_parent_not_sampled=ALWAYS_ON), False),
+        (ParentBased(DEFAULT_ON, remote_parent_not_sampled=DEFAULT_ON), False),
+        (ParentBased(DEFAULT_ON, remote_parent_not_sampled=TraceIdRatioBased(0.5)), False),
+        (TraceIdRatioBased(0.01), False),
+        (ALWAYS_ON, False),
+        (None, False),
+    ],
+    ids=lambda value: getattr(value, "get_description", lambda: str(value))(),
+)
+def test_only_samplers_that_are_known_to_follow_the_parent_are_not_asked(sampler, expected):
+    assert follows_parent(sampler) is expected
+
+
+IDS = f"{7:032x}-{8:016x}"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"00-{IDS}-01",
+        f"00-{IDS}-00",
+        f"00-{IDS}-03",
+        f"01-{IDS}-01",
+        f"01-{IDS}-01-more",
+        f"00-{IDS}-01-more",
+        f"ff-{IDS}-01",
+        f" 00-{IDS}-01 ",
+        f"00-{IDS}-01\n",
+        f"00-{IDS}-0A",
+        f"00-{0:032x}-{8:016x}-01",
+        f"00-{7:032x}-{0:016x}-01",
+        "",
+        "nonsense",
+    ],
+)
+def test_a_header_is_read_as_the_api_reads_it(header):
+    def read(context):
+        return trace.get_current_span(context).get_span_context()
+
+    found, expected = extracted(header), propagate.extract({"traceparent": header})
+    assert found.keys() == expected.keys() and read(found) == read(expected)
+    assert read(found).is_remote == read(expected).is_remote
+
+
+@pytest.mark.once
+def test_other_propagators_are_asked_themselves(monkeypatch):
+    class Own(TraceContextTextMapPropagator):
+        def extract(self, carrier, context=None, getter=None):
+            return baggage.set_baggage("asked", dict(carrier), context=context)
+
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", Own())
+    for options in ({}, unsampled()):
+        run = claimed_run(passes_on, row={"options": options})
+        found = parent_of(execution().context(run.job, passes_on, lambda: None))
+        assert baggage.get_baggage("asked", found) == options.get("trace_context", {})
+
+
+FRESH = """
+import django
+django.setup()
+from opentelemetry import metrics, trace
+from tests.worker.runs import claimed_run, execution
+from tests.middleware.unset_tracing import asks
+from django_jobqueue.middleware.chain import project_layers
+
+def run(**options):
+    run = claimed_run(asks, row={"options": options or None})
+    here.run(run, asks)
+    assert run.outcome.state == "succeeded", run.outcome
+    return run.outcome.result, len(here.followers(run.job, run.outcome)), len(layer._open)
+
+here = execution()
+[layer] = project_layers()
+headers = {"traceparent": f"00-{7:032x}-{8:016x}-01"}
+assert run() == ([0, {}], 0, 0), run()
+assert run(trace_context=headers) == ([7, headers], 0, 0)
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+early = claimed_run(asks)
+here.run(early, asks)
+trace.set_tracer_provider(TracerProvider())
+assert here.followers(early.job, early.outcome) == [], "it began before"
+found, followers, opened = run(trace_context=headers)
+assert (found[0], followers, opened) == (7, 1, 1) and found[1] != headers, "a span of its own"
+layer._open.clear()
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+run()
+found = reader.get_metrics_data().resource_metrics[0].scope_metrics
+assert "messaging.client.consumed.messages" in {each.name for scope in found for each in scope.metrics}
+"""
+
+
+@pytest.mark.once
+def test_without_an_sdk_nothing_is_made_and_one_that_is_set_up_later_is_noticed():
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.middleware.unset_tracing_settings"}
+    done = subprocess.run([sys.executable, "-c", FRESH], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.once

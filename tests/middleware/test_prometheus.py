@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -15,6 +18,8 @@ from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, RequestFactory
 from django.urls import path
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from django_jobqueue import Snooze, task
@@ -26,6 +31,7 @@ from django_jobqueue.models import Worker as WorkerRow
 
 from ..lifecycle.steps import enqueue, fall_silent, started, worker
 from ..tasks import noop
+from ..worker.runs import claimed_run, execution, run_sync
 from ..worker.workers import drain, make_worker, working
 
 PATH = "django_jobqueue.middleware.prometheus.Prometheus"
@@ -217,6 +223,97 @@ def test_each_process_of_a_worker_has_its_port(queue_db, spawn, eventually):
     eventually(lambda: look() == 1 and len(found) == 2)
     process.terminate()
     assert process.wait(30) == 0
+
+
+# -- what is kept between jobs --------------------------------------------------------------------
+
+
+def count(path: str, *labels: str) -> float | None:
+    names = dict(zip(("task", "queue", "outcome"), labels, strict=False))
+    return REGISTRY.get_sample_value(path, names)
+
+
+NOOP = ("tests.tasks.noop", "default")
+
+
+@pytest.mark.once
+def test_what_threads_that_have_ended_have_counted_stays():
+    def work():
+        here = execution()
+        for _ in range(50):
+            run = claimed_run(noop)
+            here.run(run, noop)
+            assert here.followers(run.job, run.outcome) == [], "it is counted, and has no need of another thread"
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count("jobqueue_attempts_total", *NOOP, "succeeded") == 200
+    for name in ("attempt", "wait"):
+        assert count(f"jobqueue_{name}_seconds_count", *NOOP) == 200
+    assert count("jobqueue_attempts_in_progress", *NOOP) == 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("forget", ["clear", "remove"])
+def test_a_project_may_take_series_out_and_counting_goes_on(forget):
+    def run_one():
+        run = claimed_run(noop)
+        here = execution()
+        here.run(run, noop)
+        here.followers(run.job, run.outcome)
+
+    run_one()
+    for metric in (prometheus.RUN, prometheus.WAIT, prometheus.RUNNING):
+        metric.clear() if forget == "clear" else metric.remove(*NOOP)
+    prometheus.ATTEMPTS.clear() if forget == "clear" else prometheus.ATTEMPTS.remove(*NOOP, "succeeded")
+    assert count("jobqueue_attempt_seconds_count", *NOOP) is None
+    run_one()
+    assert count("jobqueue_attempts_total", *NOOP, "succeeded") == 1
+    assert count("jobqueue_attempt_seconds_count", *NOOP) == 1
+    assert count("jobqueue_wait_seconds_count", *NOOP) == 1
+
+
+@pytest.mark.once
+def test_a_task_that_raises_is_timed_and_runs_no_longer():
+    run_sync(fails)
+    labels = (fails.module_path, "default")
+    assert count("jobqueue_attempt_seconds_count", *labels) == 1
+    assert count("jobqueue_attempts_in_progress", *labels) == 0
+
+
+SEVERAL = """
+import django
+django.setup()
+from tests.tasks import noop
+from tests.worker.runs import claimed_run, execution
+here = execution()
+for _ in range(2):
+    run = claimed_run(noop)
+    here.run(run, noop)
+    here.followers(run.job, run.outcome)
+"""
+
+
+@pytest.mark.once
+def test_processes_that_keep_their_numbers_together(tmp_path):
+    """As ``prometheus_client`` does where PROMETHEUS_MULTIPROC_DIR is set."""
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.middleware.prometheus_settings",
+        "PORT": "0",
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", SEVERAL], env=environment, check=True, timeout=120)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(tmp_path))
+    task, queue = NOOP
+    labels = {"task": task, "queue": queue}
+    assert registry.get_sample_value("jobqueue_attempts_total", {**labels, "outcome": "succeeded"}) == 2
+    assert registry.get_sample_value("jobqueue_attempt_seconds_count", labels) == 2
+    assert registry.get_sample_value("jobqueue_wait_seconds_count", labels) == 2
 
 
 # -- the settings ---------------------------------------------------------------------------------
