@@ -8,7 +8,7 @@ import sys
 
 from . import adapters, cells, chart, databases, options, page, table
 from .cells import Cell
-from .entrants import OURS, Entrant
+from .entrants import OURS, Entrant, peer_of
 from .results import Results
 
 
@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> Results:
 
 def entrants_of(args: argparse.Namespace) -> list[Entrant]:
     """Each peer on each database that both it and we can reach."""
-    peers = adapters.installed()
+    peers = adapters.installed([peer_of(name) for name in args.peers.split(",")] if args.peers else None)
     all_of_them = [(peer, "", about) for peer, about in peers.items()]
     all_of_them += [(OURS, name, adapters.about(OURS, path)) for name, path in args.code.items()]
     wanted = args.peers.split(",") if args.peers else list(peers)

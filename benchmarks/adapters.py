@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Container
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,12 @@ def code_env(code: Path | None) -> Env:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))}
 
 
-def installed() -> dict[str, dict[str, Any]]:
-    """What each peer whose distribution is there says of itself; the others are named on stderr."""
+def installed(wanted: Container[str] | None = None) -> dict[str, dict[str, Any]]:
+    """What each peer whose distribution is there, or each of those, says of itself; the others are named on stderr."""
     found = {}
     for name in sorted(path.stem.removeprefix("peer_") for path in SCRIPT.parent.glob("peer_*.py")):
+        if wanted is not None and name not in wanted:
+            continue
         try:
             found[name] = about(name)
         except Failed as error:

@@ -1,6 +1,10 @@
+from collections.abc import Callable
+
 from benchmarks import adapters, drains, processes
+from benchmarks.adapters import Workers
+from benchmarks.databases import Look
 from benchmarks.drains import Figures
-from benchmarks.entrants import OURS, Entrant
+from benchmarks.entrants import OURS, Entrant, Stage
 
 from .base import Cell, Column
 
@@ -64,14 +68,29 @@ class Growth(Cell):
         with entrant.stage(**env) as stage:
             stage.put("noop", jobs)
             stage.database.settle()
-            with stage.database.watch() as look, stage.workers() as workers:
-                observer = drains.Observer(look, workers)
-                seconds = drains.PATIENCE + stage.limit
-                left = stage.about["waiting"]
-                start = observer.wait_until(lambda: jobs - look(left) >= first, seconds, "the first jobs were not done")
-                before = max(processes.memories(*workers.pids))
-                end = observer.wait_until(lambda: not look(stage.about["unfinished"]), seconds, "not all were done")
-                after, highest = max(processes.memories(*workers.pids)), max(processes.peak_memories(*workers.pids))
+            with stage.database.watch() as look:
+                reached = done(stage, look, jobs, first)
+                with stage.workers() as workers:
+                    start, before, end, after, highest = self._watch(stage, look, workers, reached)
             stage.expect("finished", jobs)
         found = {"growth MiB": after - before, "after 10,000 MiB": before, "highest MiB": highest}
         return found | {"drain/s": (jobs - first) / (end - start)}
+
+    @staticmethod
+    def _watch(stage: Stage, look: Look, workers: Workers, reached: Callable[[], bool]) -> tuple[float, ...]:
+        """When the first jobs were done and what the worker held, when all were, and what it held then and at most."""
+        observer, seconds = drains.Observer(look, workers), drains.PATIENCE + stage.limit
+        start = observer.wait_until(reached, seconds, "the first jobs were not done", drains.SHORT_LOOK)
+        before = max(processes.memories(*workers.pids))
+        end = observer.wait_until(lambda: not look(stage.about["unfinished"]), seconds, "not all were done")
+        pids = workers.pids
+        return start, before, end, max(processes.memories(*pids)), max(processes.peak_memories(*pids))
+
+
+def done(stage: Stage, look: Look, jobs: int, number: int) -> Callable[[], bool]:
+    """Asks whether so many of the jobs are done: where that can be, by a look at one row, for there are many."""
+    about = stage.about
+    if about["point"] is None:
+        return lambda: jobs - look(about["waiting"]) >= number
+    passed = about["passed"].format(id=look(about["point"].format(number=number - 1)))
+    return lambda: bool(look(passed))
