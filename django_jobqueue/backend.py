@@ -227,15 +227,19 @@ class JobQueueBackend(BaseTaskBackend):
         return saved
 
     def _enqueued(self, task: AnyTask, job: Job) -> AnyResult:
-        job.decode()
         if job.pk is None:  # a layer has left it out
             job.status = job.Status.CANCELLED
-        if job.was_there:
-            task = self._results.task_of(job, self)
-        elif isinstance(task.run_after, timedelta):
-            task = copy_of(task, run_after=job.run_after)
-        result: AnyResult = self._results.result_of(job, job.past_attempts, task)
+        result: AnyResult = self._results.PendingResult.at(
+            self._results.Moment(job, partial(self._task_of, task), lambda: job.past_attempts)
+        )
         return result
+
+    def _task_of(self, task: AnyTask, job: Job) -> AnyTask:
+        """The task of a job that was enqueued for ``task``."""
+        if job.was_there:
+            found: AnyTask = self._results.task_of(job, self)
+            return found
+        return copy_of(task, run_after=job.run_after) if isinstance(task.run_after, timedelta) else task
 
     # -- results ---------------------------------------------------------------------------------
 

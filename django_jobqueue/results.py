@@ -93,11 +93,12 @@ def _too_late(result: AnyResult, timeout: Any) -> TimeoutError:
 
 
 class PendingResult(JobResult):  # type: ignore[type-arg]
-    """A result that is made when a receiver of a signal looks at it. Most receivers look at few of its fields.
+    """A result that is made when somebody looks at it. Most callers of ``enqueue`` and receivers of signals look at
+    its id, or at nothing.
 
-    It shows the job as it was when the signal was sent, however late it is looked at, and is a plain ``JobResult``
-    from then on. It has no slot of its own, so that its class can change: until then the slot of the return value
-    holds the moment.
+    It shows the job as it was when it was enqueued or the signal was sent, however late it is looked at, and is a plain
+    ``JobResult`` from then on. It has no slot of its own, so that its class can change: until then the slot of the
+    return value holds the moment.
     """
 
     __slots__ = ()
@@ -111,9 +112,14 @@ class PendingResult(JobResult):  # type: ignore[type-arg]
         **changes: Any,
     ) -> AnyResult:
         """``changes`` are columns of the job at this moment that the object ``job`` does not show."""
-        result: AnyResult = object.__new__(cls)
         columns = {**vars(job), "args": _own(job.args), "kwargs": _own(job.kwargs), **changes}
-        object.__setattr__(result, "_return_value", Moment(Job.of(columns.items()), make_task, make_attempts))
+        return cls.at(Moment(Job.of(columns.items()), make_task, make_attempts))
+
+    @classmethod
+    def at(cls, moment: Moment) -> AnyResult:
+        """``moment`` has a job that nobody else changes."""
+        result: AnyResult = object.__new__(cls)
+        object.__setattr__(result, "_return_value", moment)
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -165,7 +171,7 @@ _IN_THE_LOG = frozenset({"id", "status", "task", "backend"})
 
 
 class Moment:
-    """A job as it was when a signal was sent."""
+    """A job as it was when it was enqueued, or when a signal was sent."""
 
     __slots__ = ("_make_attempts", "_make_task", "job")
 
@@ -176,7 +182,7 @@ class Moment:
 
     @property
     def id(self) -> str:
-        return str(self.job.pk)
+        return "" if self.job.pk is None else str(self.job.pk)
 
     @property
     def status(self) -> TaskResultStatus:
@@ -191,6 +197,7 @@ class Moment:
         return self._make_task(self.job)
 
     def result(self) -> AnyResult:
+        self.job.decode()
         return result_of(self.job, self._make_attempts(), self.task)
 
 
