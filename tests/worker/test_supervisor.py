@@ -433,6 +433,8 @@ def test_g6_a_worker_that_stops_by_itself_need_not_hurry_at_the_first_signal(db)
     with stopped_by_signals(one):
         one.stop()  # it has had its --max-jobs
         signal.raise_signal(signal.SIGTERM)
-        assert not one.desk.at_once.is_set()
+    assert not one.desk.at_once.is_set()
+    with stopped_by_signals(one):
         signal.raise_signal(signal.SIGTERM)
-        assert one.desk.at_once.is_set()
+        signal.raise_signal(signal.SIGTERM)
+    assert one.desk.at_once.is_set()
