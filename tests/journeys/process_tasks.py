@@ -146,7 +146,7 @@ async def to_thread(seconds):
 def leaves_thread(context, kind="thread"):
     note(context, "start")
     if kind == "thread":
-        threading.Thread(target=time.sleep, args=(60,)).start()
+        threading.Thread(target=time.sleep, args=(60,), daemon=False).start()
     elif kind == "pool":
         concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 60)
     else:

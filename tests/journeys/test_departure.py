@@ -10,7 +10,7 @@ import pytest
 from django_jobqueue import enqueue_many
 from django_jobqueue.models import Attempt, Job, Worker
 
-from .conftest import outcomes, statuses, stopped, unfinished, wait_for_exit
+from .conftest import outcomes, statuses, unfinished, wait_for_exit
 from .process_tasks import holds_interpreter, leaves_thread, to_thread
 from .tasks import async_work, work
 
@@ -74,23 +74,3 @@ def test_g2_a_job_that_holds_the_interpreter_costs_its_worker_not_the_queue(
     supervisor.terminate()
     supervisor.terminate()
     wait_for_exit(supervisor)
-
-
-def test_a_worker_that_somebody_has_stopped_is_not_killed(queue_db, start_worker, eventually):
-    supervisor = start_worker("--processes", 2, options={"LEASE": 2})
-    eventually(lambda: Worker.objects.count() == 2, within=30)
-    first = Worker.objects.first().pid
-    with stopped(Stranger(first)):
-        time.sleep(8)
-        assert os.path.exists(f"/proc/{first}")
-    assert "is killed" not in supervisor.log.read_text()
-
-
-class Stranger:
-    """A process that this one has not started."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
