@@ -45,6 +45,23 @@ ensure_venv() {
     )
 }
 
+# ensure_mysqlclient: Django's driver for MariaDB and MySQL, where the headers and the compiler are that it is built with.
+# It is no error if they are missing, or if the build fails: the tests then do without, and say so.
+ensure_mysqlclient() {
+    can_build_mysqlclient || return 0
+    ensure_venv mysql || echo "mysqlclient cannot be built here, see above; PyMySQL stands in for it." >&2
+}
+
+can_build_mysqlclient() {
+    local library
+    command -v pkg-config >/dev/null || return 1
+    command -v "${CC:-cc}" >/dev/null || command -v gcc >/dev/null || return 1
+    for library in mysqlclient mariadb libmariadb perconaserverclient; do  # the names that its build asks for
+        pkg-config --exists "$library" && return 0
+    done
+    return 1
+}
+
 # The place belongs to it: a copied checkout brings a .venv along that points at the original.
 _pyproject() { echo "$ROOT $(cksum <"$ROOT/pyproject.toml" | tr ' ' -)"; }
 

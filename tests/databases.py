@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,9 +21,13 @@ POSTGRES = ("postgres", "postgresql")
 MYSQL = ("mysql", "mariadb")
 SQLITE = ("sqlite", "sqlite3")
 
+MYSQLCLIENT, PYMYSQL = "mysqlclient", "pymysql"
+#: Names one of the two; without it mysqlclient, Django's own driver, is used where it is installed.
+DRIVER_VARIABLE = "JOBQUEUE_TEST_MYSQL_DRIVER"
 
-def describe(url: str) -> str:
-    """Product, version and place, as in "PostgreSQL 18.1 (localhost)": from the server itself."""
+
+def describe(url: str, driver: str | None = None) -> str:
+    """Product, version and place, as in "PostgreSQL 18.1 (localhost)", from the server itself; MySQL's driver too."""
     scheme = urlsplit(url).scheme
     if scheme in SQLITE:
         return f"SQLite {sqlite3.sqlite_version}"
@@ -32,7 +37,36 @@ def describe(url: str) -> str:
         version = _ask_mysql(url, "SELECT VERSION()")
         name = "MariaDB" if "MariaDB" in version else "MySQL"
         version = re.match(r"[\d.]+", version)[0]
+        return f"{name} {version} ({_place(url)}) through {driver or mysql_driver()}"
     return f"{name} {version} ({_place(url)})"
+
+
+def has_mysqlclient() -> bool:
+    try:  # not by importing MySQLdb: PyMySQL takes that name
+        distribution(MYSQLCLIENT)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def mysql_driver() -> str:
+    """Return the name of the driver that tests use for MariaDB and MySQL."""
+    return os.environ.get(DRIVER_VARIABLE) or (MYSQLCLIENT if has_mysqlclient() else PYMYSQL)
+
+
+def install_mysql_driver() -> None:
+    """Let PyMySQL stand in for mysqlclient if it is to: mysqlclient needs a C compiler on the machine that tests."""
+    if mysql_driver() == PYMYSQL:
+        import pymysql
+
+        pymysql.version_info = (2, 2, 7, "final", 0)  # Django asks for mysqlclient's version
+        pymysql.install_as_MySQLdb()
+
+
+def renamed(url: str, ending: str) -> str:
+    """Return the URL of a database beside this one, on the same server."""
+    split = urlsplit(url)
+    return split._replace(path=split.path + ending).geturl()
 
 
 def _place(url: str) -> str:

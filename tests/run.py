@@ -1,8 +1,10 @@
 """Run the checks, then the whole suite once on every database within reach. ``scripts/test`` is the door.
 
 SQLite and a PostgreSQL 18 out of a wheel always run: if one cannot, that is a failure. Servers on localhost that let
-us in without a password join, and so do those that DATABASE_URL and TEST_DATABASE_URLS name. One database more
-than there are processors runs at a time, and the checks beside them: queue tests spend much of their time waiting.
+us in without a password join, and so do those that DATABASE_URL and TEST_DATABASE_URLS name. MariaDB and MySQL are
+reached through mysqlclient, Django's own driver, where it could be built, and then PyMySQL gets only what depends on
+the driver; without mysqlclient the whole suite runs through PyMySQL. One suite more than there are processors runs at a
+time, and the checks beside them: queue tests spend much of their time waiting.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from . import databases
@@ -31,6 +34,12 @@ ROOT = Path(__file__).parent.parent
 PATIENCE = 3600.0  # seconds for one suite; far more than it needs, even beside others on a slow machine
 AT_ONCE = 1 + (os.cpu_count() or 1)  # suites; with more of them a worker under test may lose its lease to the load
 KEYS = ("sqlite", "pg18", "postgresql", "mariadb", "mysql")
+#: What depends on the driver: it runs through each of them.
+DRIVER_TESTS = ["tests/dialects", "tests/conformance", "tests/journeys/test_database_faults.py"]
+GET_MYSQLCLIENT = (
+    "the whole suite ran through PyMySQL. Get what mysqlclient is built from, then run again: "
+    "apt-get install default-libmysqlclient-dev pkg-config gcc python3-dev"
+)
 SAID = 300  # characters of a failure in the summary
 COUNTS = ("failed", "passed", "skipped", "errors")
 
@@ -56,9 +65,27 @@ class Verdict:
     counts: dict[str, int] = field(default_factory=dict)
     #: The tests that failed, and what they said: a log of thousands of lines gets cut where somebody keeps it.
     failures: list[str] = field(default_factory=list)
+    ran: bool = True
 
     def __str__(self) -> str:
-        return f"{'passed' if self.ok else 'FAILED'}  {self.name}: {self.note}"
+        word = ("passed" if self.ok else "FAILED") if self.ran else "NOT RUN"
+        return f"{word}  {self.name}: {self.note}"
+
+
+@dataclass
+class Suite:
+    """pytest on one database."""
+
+    url: str
+    pytest_args: list[str]
+    driver: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        env = {**os.environ, "DATABASE_URL": self.url}
+        if self.driver is not None:
+            env[databases.DRIVER_VARIABLE] = self.driver
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile the same modules
+        return env
 
 
 def main() -> int:
@@ -70,8 +97,9 @@ def main() -> int:
     with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
         running = [] if options.fast else [beside.submit(run_check, name) for name in checks_to_run()]
         found, missing = find_databases(options.only, stack)
-        suites = run_suites(found, pytest_args) + missing
+        suites = run_suites(plan_suites(found, pytest_args)) + missing
         checks = [check.result() for check in running]
+        suites += missing_driver(found)
     print_summary(checks, suites, time.monotonic() - started)
     if options.totals:
         write_totals(options.totals, suites)
@@ -157,22 +185,46 @@ def servers() -> Iterator[str]:
 # --- suites
 
 
-def run_suites(urls: list[str], pytest_args: list[str]) -> list[Verdict]:
-    if len(urls) == 1:  # one alone may talk while it runs
-        return [run_suite(urls[0], pytest_args, talk=True)]
+def plan_suites(urls: list[str], pytest_args: list[str]) -> list[Suite]:
+    """Return the suites to run, short ones last."""
+    suites = [Suite(url, pytest_args) for url in urls]
+    if databases.mysql_driver() == databases.PYMYSQL:
+        return suites
+    chosen = any(Path(argument.partition("::")[0]).exists() for argument in pytest_args)
+    arguments = pytest_args if chosen else [*pytest_args, *DRIVER_TESTS]
+    return suites + [
+        Suite(databases.renamed(url, "_pymysql"), arguments, databases.PYMYSQL) for url in urls if is_mysql(url)
+    ]
+
+
+def is_mysql(url: str) -> bool:
+    return urlsplit(url).scheme in databases.MYSQL
+
+
+def missing_driver(urls: list[str]) -> list[Verdict]:
+    """Say it aloud if mysqlclient, which most users have, should have been there."""
+    if databases.has_mysqlclient():
+        return []
+    names = [databases.describe(url).rpartition(" through ")[0] for url in urls if is_mysql(url)]
+    return [Verdict(f"{name} through mysqlclient", True, GET_MYSQLCLIENT, ran=False) for name in names]
+
+
+def run_suites(suites: list[Suite]) -> list[Verdict]:
+    if len(suites) == 1:  # one alone may talk while it runs
+        return [run_suite(suites[0], talk=True)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda url: run_suite(url, pytest_args), urls))
+        return list(pool.map(run_suite, suites))
 
 
-def run_suite(url: str, pytest_args: list[str], talk: bool = False) -> Verdict:
-    name, began = databases.describe(url), time.monotonic()
+def run_suite(suite: Suite, talk: bool = False) -> Verdict:
+    name, began = databases.describe(suite.url, suite.driver), time.monotonic()
     say(f"{name}: started")
     with tempfile.TemporaryDirectory(prefix="jobqueue-") as directory:
         report, log = Path(directory, "report.xml"), Path(directory, "log")
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", f"--junitxml={report}", *pytest_args],
-                env=environment(url),
+                [sys.executable, "-m", "pytest", f"--junitxml={report}", *suite.pytest_args],
+                env=suite.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=None if talk else output,
                 stderr=None if talk else subprocess.STDOUT,
@@ -191,12 +243,6 @@ def run_suite(url: str, pytest_args: list[str], talk: bool = False) -> Verdict:
     if exit_code not in (0, 1):
         words = f"pytest gave up (exit {exit_code}), {words}"
     return Verdict(name, exit_code == 0, f"{words}, {time.monotonic() - began:.0f} s", counts, failures)
-
-
-def environment(url: str) -> dict[str, str]:
-    env = {**os.environ, "DATABASE_URL": url}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile the same modules
-    return env
 
 
 def read_report(path: Path) -> tuple[dict[str, int], list[str]]:

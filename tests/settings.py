@@ -8,6 +8,8 @@ from typing import Any
 import django
 import environ
 
+from .databases import install_mysql_driver
+
 SECRET_KEY = "not a secret"
 DEBUG = False
 USE_TZ = True
@@ -70,18 +72,10 @@ def _database(url: str) -> dict[str, Any]:
         config["TEST"] = {"NAME": str(name.with_name(f"test_{name.name}"))}  # a file: threads do not share memory
     elif config["ENGINE"].endswith("mysql"):
         config["TEST"] = {"CHARSET": "utf8mb4"}
-        _pretend_mysqlclient()
+        install_mysql_driver()
     # A process that a test starts is told the test database's own name (see worker_env in conftest.py).
     config["NAME"] = os.environ.get("JOBQUEUE_TEST_DATABASE", config["NAME"])
     return config
-
-
-def _pretend_mysqlclient() -> None:
-    """Let PyMySQL stand in for mysqlclient, which would need a C compiler on every machine that tests."""
-    import pymysql
-
-    pymysql.version_info = (2, 2, 7, "final", 0)  # Django asks for mysqlclient's version
-    pymysql.install_as_MySQLdb()
 
 
 DATABASES = {

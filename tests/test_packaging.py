@@ -20,6 +20,17 @@ def test_version_is_the_newest_in_the_changelog():
     assert newest[1] == django_jobqueue.__version__
 
 
+def test_the_lowest_versions_that_are_tested_are_the_lowest_that_are_allowed():
+    text = (ROOT / "pyproject.toml").read_text()
+    allowed = dict(re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)[";]', text))
+    pinned = dict(
+        re.findall(r"^([\w-]+)(?:\[\w+\])?==([\d.]+)$", (ROOT / "tests/lowest.txt").read_text(), re.MULTILINE)
+    )
+    assert pinned == {name: allowed[name] for name in pinned}
+    ours = {"asgiref", "cronsim", "django", "django-tasks", "psycopg", "rich", "opentelemetry-api", "prometheus-client"}
+    assert ours <= set(pinned)
+
+
 def test_types_are_shipped():
     assert (PACKAGE / "py.typed").exists()
 

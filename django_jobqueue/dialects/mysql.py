@@ -16,8 +16,24 @@ from .records import Success
 from .session import M
 from .tables import FOR_A_SLOT, JOB, UNIQUE_KEY
 
-#: A packet bigger than max_allowed_packet.
-TOO_BIG = 1153
+#: What the server says to values that it will never take. Drivers raise other classes for the same code: 1366 is a
+#: DataError in PyMySQL and an OperationalError, as an outage would be, in mysqlclient.
+REFUSALS = frozenset(
+    {
+        1153,  # a packet larger than max_allowed_packet
+        1267,  # an illegal mix of collations
+        1292,  # no such date or number
+        1301,  # a value of a function larger than max_allowed_packet
+        1366,  # a string that the column's character set does not have
+        1411,  # no such date
+        1644,  # SIGNAL: a trigger of the project
+        3140,  # MySQL: no valid JSON
+        3157,  # MySQL: JSON nested too deep
+        4037,  # MariaDB: JSON that ends too soon
+        4038,  # MariaDB: no valid JSON
+        4040,  # MariaDB: JSON nested too deep
+    }
+)
 #: Characters of results that are written in one statement: well below the smallest max_allowed_packet that is usual.
 RESULTS_AT_ONCE = 1_000_000
 
@@ -53,7 +69,7 @@ class MySQL(Dialect):
     collisions: ClassVar[frozenset[int]] = frozenset({1213, 1205, 1020})
 
     def is_refusal(self, error: Exception) -> bool:
-        return super().is_refusal(error) or error.args[:1] == (TOO_BIG,)
+        return super().is_refusal(error) or (bool(error.args) and error.args[0] in REFUSALS)
 
     def insert(self, jobs: list[Job]) -> None:
         portions = list(_portions(jobs))

@@ -1,23 +1,28 @@
 """Reloading: a worker that starts again when code changes, and that ends like any other.
 
 Django's reloader restarts the development server. Its parent process kills the child a quarter of a second after
-Ctrl-C, which a server can bear and a worker with running jobs cannot. So the parent here is our own; the child, where
-the code is watched, is Django's.
+Ctrl-C, which a server can bear and a worker with running jobs cannot. So the parent here is our own; the child watches
+the code with Django's reloader, in its main thread, and runs the worker in another one.
+
+A signal may come to the parent, to the child, or to both, as from a terminal. The parent passes on what it gets through
+a pipe, so that the child can tell: of what came either way, the larger number counts.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
+import select
+import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from django.apps import apps
 from django.conf import settings
@@ -26,11 +31,15 @@ from django.utils import autoreload
 from django.utils.autoreload import (
     DJANGO_AUTORELOAD_ENV,
     get_child_arguments,
+    get_reloader,
     iter_all_python_module_files,
-    run_with_reloader,
+    logger,
+    start_django,
 )
 
 from django_jobqueue.discovery import Failure, discover, files_of, is_projects_own
+from django_jobqueue.worker.departure import depart_now
+from django_jobqueue.worker.signals import ENDING, SignalPipe, hangup
 from django_jobqueue.worker.worker import Worker
 
 #: With this code the child asks to be started again.
@@ -43,6 +52,10 @@ FAILED = 1
 INTERVAL = 0.5
 #: Seconds before a worker that could not begin tries again.
 RETRY = 2.0
+#: Names the child's end of the pipe, through which the parent passes signals on.
+PARENT = "DJANGO_JOBQUEUE_RELOADER"
+
+_end: _End | None = None
 
 
 def is_child() -> bool:
@@ -52,44 +65,79 @@ def is_child() -> bool:
 def run(work: Callable[..., None], **options: Any) -> None:
     """``work(**options)`` in a child process, again after each change of the code."""
     if is_child():
-        _interrupt_once()
-        run_with_reloader(_work_when_it_can, work, **options)
+        _run_in_child(work, options)
     else:
         sys.exit(_restart_for_ever())
 
 
-def _interrupt_once() -> None:
-    """The first Ctrl-C ends the process; one that comes right behind it must not break off that end."""
-    interrupted = False
+@contextmanager
+def ended_by_reloader(worker: Worker) -> Iterator[None]:
+    """Around the life of a worker: before the process ends, the worker is stopped."""
+    if _end is None:
+        yield
+        return
+    _end.take(worker)
+    try:
+        yield
+    finally:
+        _end.idle.set()
 
-    def interrupt(number: int, frame: Any) -> None:
-        nonlocal interrupted
-        if not interrupted:
-            interrupted = True
-            raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
+# -- the parent -----------------------------------------------------------------------------------
 
 
 def _restart_for_ever() -> int:
-    child: subprocess.Popen[bytes] | None = None
-    stopped = False  # no Event: to set one in a handler may wait for the very thread that the handler interrupts
+    with SignalPipe([*ENDING, *_child_ends()]) as signals:
+        passed_on = 0
 
-    def pass_on(number: int, frame: Any) -> None:
-        nonlocal stopped
-        stopped = True
-        if child is not None and not (number == signal.SIGINT and _is_in_foreground()):
-            child.send_signal(number)
+        def stopped() -> bool:
+            """Has a signal come, as far as is known now?"""
+            nonlocal passed_on
+            if select.select([signals], [], [], 0)[0]:
+                passed_on += sum(number in ENDING for number in signals.read())
+            return bool(passed_on)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, pass_on)
-    while True:
-        before = _times_of_files()
-        child = subprocess.Popen(get_child_arguments(), env={**os.environ, DJANGO_AUTORELOAD_ENV: "true"})  # noqa: S603
-        if (code := child.wait()) == CHANGED:
-            continue
-        if code != FAILED or stopped or not _wait_for_change(before, lambda: stopped):
-            return code
+        while True:
+            before = _times_of_files()
+            child, pipe = _start()
+            try:
+                while child.poll() is None:
+                    passed_on += _pass_on(signals, pipe)
+            finally:
+                os.close(pipe)
+            if stopped():
+                return 0 if child.returncode == CHANGED else child.returncode
+            if child.returncode == CHANGED:
+                continue
+            if child.returncode != FAILED or not _wait_for_change(before, stopped):
+                return child.returncode
+
+
+def _child_ends() -> list[int]:
+    return [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []
+
+
+def _start() -> tuple[subprocess.Popen[bytes], int]:
+    theirs, ours = os.pipe()
+    env = {**os.environ, DJANGO_AUTORELOAD_ENV: "true"}
+    try:
+        if os.name == "nt":  # no child inherits a pipe there; Ctrl-C reaches both
+            return subprocess.Popen(get_child_arguments(), env=env), ours  # noqa: S603
+        env[PARENT] = str(theirs)
+        return subprocess.Popen(get_child_arguments(), env=env, pass_fds=[theirs]), ours  # noqa: S603
+    finally:
+        os.close(theirs)
+
+
+def _pass_on(signals: SignalPipe, pipe: int) -> int:
+    """Wait for signals, or for the end of the child; return the number of those that it had to hear of."""
+    if not select.select([signals], [], [], None if _child_ends() else 1.0)[0]:
+        return 0
+    counted = sum(number in ENDING for number in signals.read())
+    for _ in range(counted):
+        with suppress(OSError):  # it has ended
+            os.write(pipe, b"s")
+    return counted
 
 
 def _wait_for_change(before: Mapping[Path, float], stopped: Callable[[], bool]) -> bool:
@@ -118,6 +166,26 @@ def _times_of_files() -> dict[Path, float]:
     return times
 
 
+# -- the child ------------------------------------------------------------------------------------
+
+
+def _run_in_child(work: Callable[..., None], options: dict[str, Any]) -> NoReturn:
+    global _end
+    with SignalPipe([*ENDING, *hangup()]) as signals:
+        _end = _End(signals, os.environ.pop(PARENT, None))
+        threading.Thread(target=_end.listen, name="jobqueue-signals", daemon=True).start()
+        reloader = get_reloader()
+        logger.info("Watching for file changes with %s", type(reloader).__name__)
+        try:
+            start_django(reloader, _work_when_it_can, work, **options)
+        except SystemExit as error:
+            _end.come(error.code if isinstance(error.code, int) else 1)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            _end.come(1)
+        _end.come(0)
+
+
 def _work_when_it_can(work: Callable[..., None], **options: Any) -> None:
     """In a thread of the child. What a command would refuse is said once and tried again: tables may be made yet."""
     for failure in discover(log=False).failures:
@@ -140,23 +208,56 @@ def _watch(failure: Failure) -> None:
     watched.extend(file for file in files if file.endswith(".py") and file not in watched)
 
 
-def _is_in_foreground() -> bool:
-    """Does a terminal send Ctrl-C to this process and its child alike?"""
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except (AttributeError, OSError):  # Windows; no terminal
-        return False
+class _End:
+    """The end of the child: once, for whichever reason comes first."""
 
+    def __init__(self, signals: SignalPipe, parent: str | None) -> None:
+        """``parent`` is where it passes signals on: a file descriptor."""
+        self.signals, self.parent = signals, None if parent is None else int(parent)
+        self.worker: Worker | None = None
+        #: Set while there is no worker to wait for.
+        self.idle = threading.Event()
+        self.idle.set()
+        self._stopping = False
+        self._lock = threading.Lock()
+        if self.parent is not None:
+            os.set_inheritable(self.parent, False)
 
-def stop_with_the_process(worker: Worker) -> None:
-    """The reloader has the main thread and just exits: it must not take the jobs with it."""
-    worker.shutdown_timeout = min(worker.shutdown_timeout, GRACE)
+    def take(self, worker: Worker) -> None:
+        worker.shutdown_timeout = min(worker.shutdown_timeout, GRACE)
+        self.worker = worker
+        self.idle.clear()
+        if self._stopping:
+            worker.stop()
 
-    def stop_and_wait() -> None:
-        # A second Ctrl-C would break off the exit, and the jobs would have to wait for the lease to run out.
-        signal.signal(signal.SIGINT, lambda number, frame: worker.stop_at_once())
-        signal.signal(signal.SIGTERM, lambda number, frame: worker.stop_at_once())
-        worker.stop()
-        worker.finished.wait(2 * GRACE)
+    def listen(self) -> None:
+        """In a thread: act on signals, and on what the parent passes on; its end of the pipe closes when it dies."""
+        selector = selectors.DefaultSelector()
+        selector.register(self.signals, selectors.EVENT_READ)
+        if self.parent is not None:
+            selector.register(self.parent, selectors.EVENT_READ)
+        direct = passed_on = heeded = 0
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is self.signals:
+                    direct += len(self.signals.read())
+                elif told := os.read(key.fd, 4096):
+                    passed_on += len(told)
+                else:
+                    selector.unregister(key.fd)
+                    passed_on = max(1, passed_on)
+            counted = max(direct, passed_on)
+            if counted and not heeded:
+                threading.Thread(target=self.come, args=[0], name="jobqueue-end", daemon=True).start()
+            if counted > 1 and self.worker is not None:
+                self.worker.stop_at_once()
+            heeded = counted
 
-    atexit.register(stop_and_wait)
+    def come(self, code: int) -> NoReturn:
+        """Stop the worker, wait for it, and end the process, whatever its other threads do."""
+        self._stopping = True
+        with self._lock:
+            if self.worker is not None:
+                self.worker.stop()
+            self.idle.wait(2 * GRACE)
+            depart_now(code)

@@ -14,6 +14,10 @@ from .link import ENVIRONMENT, LISTENING, RECYCLE, REGISTERED, SIGNED_OFF, STOP,
 
 #: A worker that has worked for so many seconds has settled: that it ends says nothing against the next one.
 SETTLED = 5.0
+#: A worker has this many seconds after it has signed off.
+LEAVING = 10.0
+#: And may be silent for a lease, but for no less than this.
+SHORTEST_SILENCE = 5.0
 
 
 def command_line() -> list[str]:
@@ -50,6 +54,8 @@ class Child:
         #: Has it been killed for not stopping in time?
         self.killed = False
         self._heard = b""
+        #: When it was last heard of; the supervisor moves it on for times in which it did not listen itself.
+        self.heard_at = time.monotonic()
 
     @property
     def pid(self) -> int:
@@ -67,6 +73,14 @@ class Child:
             return self.code in (0, -signal.SIGTERM)
         return self.signed_off and self.code in (0, RECYCLE, -signal.SIGTERM)
 
+    def silent_at(self, lease: float) -> float | None:
+        """When it has been silent for too long, if nothing more is heard of it. None before it has registered: what
+        it imports may take its time.
+        """
+        if self.worker_id is None or self.killed:
+            return None
+        return self.heard_at + (LEAVING if self.signed_off else max(lease, SHORTEST_SILENCE))
+
     @property
     def is_settled(self) -> bool:
         return time.monotonic() >= self.settles_at
@@ -75,6 +89,7 @@ class Child:
         """Take in what the child has told. False: it tells nothing more."""
         try:
             while data := os.read(self.reports, 4096):
+                self.heard_at = time.monotonic()
                 *lines, self._heard = (self._heard + data).split(b"\n")
                 for line in lines:
                     self._hear(line.decode())
@@ -113,6 +128,18 @@ class Child:
     def _close(self) -> None:
         os.close(self._orders)
         os.close(self.reports)
+
+    def is_held(self) -> bool:
+        """Has somebody stopped it, with SIGSTOP or a debugger? Then it can say nothing, and that is meant."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                state = file.read().rpartition(b")")[2].split()[0]
+        except OSError:  # not Linux, or it has just ended
+            told = subprocess.run(  # noqa: S603
+                ["/bin/ps", "-o", "stat=", "-p", str(self.pid)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            state = told.stdout.strip()[:1]
+        return state in (b"T", b"t")
 
     def __str__(self) -> str:
         worker = f", worker #{self.worker_id}" if self.worker_id is not None else ""

@@ -56,6 +56,10 @@ class Completer(threading.Thread):
     def unwritten(self) -> int:
         return self._ended.qsize() + self._in_hand
 
+    def let_go_in_copy(self) -> None:
+        """In a process that a job has forked: its parent writes what has ended."""
+        self._ended = SimpleQueue()
+
     def close(self, *, give_up: bool = False) -> None:
         """Write what is there, then end. ``give_up``: do not wait for a database that is away."""
         self._give_up = give_up

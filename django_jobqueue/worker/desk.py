@@ -93,6 +93,13 @@ class Desk:
             self.let_go(run)
         return given
 
+    def let_go_in_copy(self) -> None:
+        """In a process that a job has forked: hold nothing, start nothing."""
+        self.runs, self._progress = {}, {}
+        self.stop_requested, self.at_once = threading.Event(), threading.Event()  # another thread may have locked them
+        self.stop_at_once()
+        self.believed_until = 0.0
+
     def ask_to_stop(self, pk: int, reason: str) -> Run | None:
         """Let the running task know, if it asks: ``context.should_stop()``. Its run, if we hold it."""
         run = self.runs.get(pk)

@@ -37,6 +37,7 @@ from ..outcomes import Outcome, State, describe, seconds
 from ..registry import effective, is_async, is_retried, resolve
 from ..results import PendingResult, result_of, task_of
 from ..signals import STARTED
+from . import copies
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
 from .plans import Plans
@@ -97,18 +98,28 @@ class Execution:
     def outcome(self, handler: Handler, run: Run, context: JobContext) -> Outcome:
         """What a sync task's chain comes to."""
         try:
-            return succeeded(call(handler, context, run))
+            value = call(handler, context, run)
+            if copies.is_copy:  # forked by a layer
+                copies.leave()
+            return succeeded(value)
         except Lost:
             raise
         except BaseException as error:
+            if copies.is_copy:
+                copies.leave(error)
             return self.classify(error, run, context)
 
     async def aoutcome(self, handler: Handler, run: Run, context: JobContext) -> Outcome:
         try:
-            return succeeded(await acall(handler, context, run))
+            value = await acall(handler, context, run)
+            if copies.is_copy:
+                copies.leave()
+            return succeeded(value)
         except Lost:
             raise
         except BaseException as error:
+            if copies.is_copy:
+                copies.leave(error)
             return self.classify(error, run, context)
 
     def overdue(self, run: Run) -> Outcome:
@@ -305,11 +316,27 @@ def _handler(func: Callable[..., Any], takes_context: bool, coroutine: bool, aro
 
     def call(context: JobContext) -> Any:
         args, kwargs = arguments(context)
-        return func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except BaseException as error:
+            if copies.is_copy:
+                copies.leave(error)
+            raise
+        if copies.is_copy:
+            copies.leave()
+        return result
 
     async def acall(context: JobContext) -> Any:
         args, kwargs = arguments(context)
-        return await func(*args, **kwargs)
+        try:
+            result = await func(*args, **kwargs)
+        except BaseException as error:
+            if copies.is_copy:
+                copies.leave(error)
+            raise
+        if copies.is_copy:
+            copies.leave()
+        return result
 
     if coroutine:
         return compose(around, acall, is_async=True)

@@ -19,6 +19,7 @@ from django.db import connections
 from ..compat import AnyTask
 from ..lifecycle import Run
 from ..middleware.database_connections import begin_without
+from . import copies
 from .execution import Execution, fail
 from .leftovers import roll_back_leftovers
 
@@ -97,6 +98,13 @@ class Threads:
         for _ in self._threads:
             self._work.put(None)
 
+    def let_go_in_copy(self) -> None:
+        """In a process that a job has forked: there is one thread, and no job for it."""
+        self._work = SimpleQueue()
+        self.close()
+        self._here.clear()
+        self.running.clear()
+
     def _live(self) -> None:
         begin_without()
         try:
@@ -119,8 +127,12 @@ class Threads:
             try:
                 self.execution.run(run, task)
             except BaseException as error:
+                if copies.is_copy:
+                    copies.leave(error)
                 fail(run, error)
             finally:
+                if copies.is_copy:
+                    copies.leave()
                 roll_back_leftovers(run.job)
                 run.ended = run.ended or time.monotonic()
                 del self.running[me], self._here[id(run)]
@@ -174,6 +186,14 @@ class EventLoop:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
+    def let_go_in_copy(self) -> None:
+        """In a process that a job has forked: if that was an async job, the loop must not go on with the other ones."""
+        self._waiting = deque()
+        if self._loop is not None:
+            if isinstance(ready := getattr(self._loop, "_ready", None), deque):
+                ready.clear()  # a loop that finds nothing there where it has seen something is left at once
+            self._loop.stop()
+
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         self._context = contextvars.copy_context()  # a job starts from here, not from what another one has set
@@ -181,8 +201,12 @@ class EventLoop:
             try:
                 loop.run_forever()
             except BaseException:
+                if copies.is_copy:
+                    break
                 # A job left something behind that tried to end the process. The other jobs go on.
                 logger.exception("The event loop was left by an exception; it goes on.")
+        if copies.is_copy:
+            copies.leave(RuntimeError("A process that an async job has forked cannot await: the loop is its parent's."))
         # Jobs that were interrupted still hold on to it: they have been written off, and get a moment to let go.
         left = list(self._tasks)  # one may be gone from there before the wait for it has begun
         for task in left:
@@ -229,8 +253,12 @@ class EventLoop:
         try:
             await self.execution.arun(run, task)
         except BaseException as error:
+            if copies.is_copy:
+                copies.leave(error)
             fail(run, error)
         finally:
+            if copies.is_copy:
+                copies.leave()
             del self.running[id(run)]
             self.done(run)
             if not self._filling:

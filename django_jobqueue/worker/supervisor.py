@@ -20,6 +20,7 @@ from .children import Child, command_line, how_it_ended
 from .completer import human
 from .link import RECYCLE
 from .loss_reporter import LossReporter
+from .signals import ENDING, SignalPipe
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 LONGEST_PAUSE = 30.0
 #: Seconds beyond the time for a graceful stop, and after a stop at once, until what is left is killed.
 KILL_AFTER = 10.0
+#: Seconds that the supervisor itself may be late before it takes that for a standstill of the machine.
+STANDSTILL = 1.0
 #: Seconds that the end of the supervisor waits for the jobs of the dead to be given back.
 LAST_REPORT = 5.0
 
@@ -56,16 +59,25 @@ class Supervisor:
     """``run()`` it in the main thread: it works by signals, and sleeps until there is one."""
 
     def __init__(
-        self, processes: int, using: str, *, shutdown_timeout: float, drain: bool, command: Sequence[str] | None = None
+        self,
+        processes: int,
+        using: str,
+        *,
+        shutdown_timeout: float,
+        drain: bool,
+        lease: float = 30.0,
+        command: Sequence[str] | None = None,
     ) -> None:
-        """``drain``: a child that ends well and by itself is not replaced."""
-        self.using, self.shutdown_timeout, self.drain = using, shutdown_timeout, drain
+        """``drain``: a child that ends well and by itself is not replaced. ``lease``: how long it may be silent."""
+        self.using, self.shutdown_timeout, self.drain, self.lease = using, shutdown_timeout, drain, lease
         self.command = command or command_line()
         self.places = [Place() for _ in range(processes)]
         self.reporter = LossReporter(using)
         self.exit_code = 0
         self._selector = selectors.DefaultSelector()
         self._signals = self._heeded = 0
+        #: When this process meant to look at its children again, at the latest.
+        self._looks_by = float("inf")
         #: When to kill what has not stopped; None: nobody has been told to.
         self._deadline: float | None = None
         #: Has any child ever registered?
@@ -85,6 +97,7 @@ class Supervisor:
         """Do what is to be done now; False when nothing will be any more."""
         self._heed_signals()
         self._bury_the_dead()
+        self._kill_the_silent()
         self._kill_the_late()
         self._start_the_due()
         return any(place.child is not None or place.due is not None for place in self.places)
@@ -93,31 +106,20 @@ class Supervisor:
 
     @contextmanager
     def _awake_on_signals(self) -> Iterator[None]:
-        """Signals are counted, and each ends the sleep: also one that comes just before it."""
-        ear, mouth = os.pipe()
-        os.set_blocking(ear, False)
-        os.set_blocking(mouth, False)
-        self._selector.register(ear, selectors.EVENT_READ)
-        before = {number: signal.signal(number, self._count) for number in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        formerly = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(formerly)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._selector.close()
-            os.close(ear)
-            os.close(mouth)
-
-    def _count(self, number: int, frame: object) -> None:
-        self._signals += 1
+        """Each signal ends the sleep: also one that comes just before it."""
+        with SignalPipe([*ENDING, signal.SIGCHLD]) as signals:
+            self._selector.register(signals, selectors.EVENT_READ, signals)
+            try:
+                yield
+            finally:
+                self._selector.close()
 
     def _wait(self) -> None:
-        for key, _ in self._selector.select(self._time_left()):
-            if key.data is None:
-                os.read(key.fd, 4096)
+        left = self._time_left()
+        self._looks_by = float("inf") if left is None else time.monotonic() + left
+        for key, _ in self._selector.select(left):
+            if isinstance(key.data, SignalPipe):
+                self._signals += sum(number in ENDING for number in key.data.read())
             elif not key.data.listen():
                 self._selector.unregister(key.fd)
 
@@ -126,6 +128,7 @@ class Supervisor:
         times = [place.due for place in self.places if place.due is not None]
         if self._deadline is not None and any(not child.killed for child in self._children()):
             times.append(self._deadline)
+        times += [at for child in self._children() if (at := child.silent_at(self.lease)) is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _children(self) -> list[Child]:
@@ -199,6 +202,35 @@ class Supervisor:
             place.due = None
             if place.child is not None:
                 place.child.stop(at_once=at_once)
+
+    def _kill_the_silent(self) -> None:
+        """A worker whose interpreter is held, by a regular expression say, keeps no time limit, loses its lease, and
+        never ends by itself.
+        """
+        self._forgive_standstill()
+        for child in self._children():
+            if not self._is_silent(child) or (child.listen() and not self._is_silent(child)):
+                continue
+            if child.is_held():
+                child.heard_at = time.monotonic()
+                continue
+            if child.signed_off:
+                logger.error("Supervisor: %s has signed off and does not end; it is killed.", child)
+            else:
+                silent = human(time.monotonic() - child.heard_at)
+                logger.error("Supervisor: %s has not been heard of for %s; it is killed.", child, silent)
+            child.kill()
+
+    def _is_silent(self, child: Child) -> bool:
+        until = child.silent_at(self.lease)
+        return until is not None and until <= time.monotonic()
+
+    def _forgive_standstill(self) -> None:
+        """What stopped this process, or the whole machine, has likely stopped the children too."""
+        late = time.monotonic() - self._looks_by
+        if late > STANDSTILL:
+            for child in self._children():
+                child.heard_at += late
 
     def _kill_the_late(self) -> None:
         if self._deadline is None or time.monotonic() < self._deadline:

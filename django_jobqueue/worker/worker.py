@@ -25,6 +25,7 @@ from .announcer import Announcer
 from .awaited import Awaited
 from .claimer import Claimer, Intake
 from .completer import Completer, human
+from .copies import in_copies, of_a_worker
 from .desk import Desk
 from .execution import Execution
 from .executors import EventLoop, Threads
@@ -124,9 +125,11 @@ class Worker:
 
     def run(self) -> bool:
         """Work until stopped or drained. True if all ended well; False if jobs had to be left running in threads."""
-        self._get_ready()
-        with Lifespan(project_layers(), "worker_lifespan", self):
-            return self._live()
+        with of_a_worker():
+            in_copies(self._let_go_in_copy)
+            self._get_ready()
+            with Lifespan(project_layers(), "worker_lifespan", self):
+                return self._live()
 
     def _live(self) -> bool:
         self._boot()
@@ -339,6 +342,16 @@ class Worker:
     def _wake_claimer(self) -> None:
         if not self.claimer.wake.is_set():
             self.claimer.wake.set()
+
+    # -- in a process that a job forks -----------------------------------------------------------
+
+    def _let_go_in_copy(self) -> None:
+        """Nothing that is claimed here is the copy's to run or to write."""
+        self.desk.let_go_in_copy()
+        self.threads.let_go_in_copy()
+        self.loop.let_go_in_copy()
+        self.completer.let_go_in_copy()
+        self.timekeeper.moments = {}
 
     # -- stop ------------------------------------------------------------------------------------
 

@@ -661,6 +661,20 @@ def test_g9_a_result_that_the_server_would_hang_up_on_is_refused(dialect):
     assert dialect.is_refusal(caught.value)
 
 
+@pytest.mark.skipif(connection.vendor != "mysql", reason="the others have no such codes")
+@pytest.mark.parametrize(
+    "value", ["'\U0001f600'", "_utf8mb4'a' collate utf8mb4_bin = _utf8mb4'b' collate utf8mb4_general_ci"]
+)
+def test_g9_a_value_that_can_never_be_written_is_no_outage_through_either_driver(dialect, value):
+    """mysqlclient says OperationalError to both, as it does to a server that is gone."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE narrow (word VARCHAR(5) CHARACTER SET utf8mb3)")
+        with pytest.raises(DatabaseError) as caught:
+            cursor.execute(f"INSERT INTO narrow VALUES ({value})")
+        cursor.execute("DROP TEMPORARY TABLE narrow")
+    assert dialect.is_refusal(caught.value)
+
+
 @pytest.mark.parametrize("number", [3, 60])
 def test_the_place_of_a_job_is_known_after_a_bulk_too(dialect, number):
     jobs = make(number)

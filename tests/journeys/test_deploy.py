@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -152,6 +153,44 @@ def test_autoreload_ends_with_its_parent(queue_db, start_worker, eventually, num
     worker.send_signal(number)
     wait_for_exit(worker)
     eventually(lambda: not is_alive(child), within=12)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("to", ["all", "child"])
+def test_g6_one_signal_under_autoreload_counts_once_whoever_gets_it(queue_db, start_worker, journal, eventually, to):
+    """As from a terminal, which sends it to all of the group; a second one would interrupt the job."""
+    work.enqueue(1.5)
+    worker = start_worker("--autoreload")
+    eventually(lambda: journal.starts(), within=20)
+    child = Worker.objects.get().pid
+    if to == "all":
+        os.killpg(worker.pid, signal.SIGINT)
+    else:
+        os.kill(child, signal.SIGINT)
+    assert wait_for_exit(worker) == 0
+    eventually(lambda: not is_alive(child), within=12)
+    assert outcomes() == {"succeeded": 1} and Worker.objects.get().status == "STOPPED"
+
+
+@pytest.mark.once
+def test_g6_a_burst_of_signals_ends_a_worker_under_autoreload(queue_db, start_worker, journal, eventually):
+    work.enqueue(60)
+    worker = start_worker("--autoreload")
+    eventually(lambda: journal.starts(), within=20)
+    for _ in range(100):
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGINT)
+            os.killpg(worker.pid, signal.SIGTERM)
+    assert wait_for_exit(worker) == 0
+    assert statuses() == {"READY": 1} and outcomes() == {"interrupted": 1}
+
+
+@pytest.mark.once
+def test_g6_a_reloaded_worker_whose_parent_is_killed_stops(queue_db, start_worker, eventually):
+    worker = start_worker("--autoreload")
+    eventually(lambda: Worker.objects.exists(), within=20)
+    worker.kill()
+    eventually(lambda: Worker.objects.get().status == "STOPPED", within=12)
 
 
 def is_alive(pid: int) -> bool:

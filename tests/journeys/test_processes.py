@@ -336,9 +336,10 @@ def test_a_supervisor_at_rest_does_nothing_and_has_no_connection(queue_db, super
     time.sleep(1)  # the last of the start
     before = switches(supervisor.pid)
     time.sleep(3)
-    assert switches(supervisor.pid) == before
+    assert switches(supervisor.pid) - before <= 2, "each worker may just have told that it is alive"
     ends = [os.readlink(path) for path in Path(f"/proc/{supervisor.pid}/fd").iterdir()]
-    assert not [end for end in ends if end.startswith("socket:") or end.endswith(".sqlite3")], ends
+    assert sum(end.startswith("socket:") for end in ends) == 2, "the pair that signals go through"
+    assert not [end for end in ends if end.endswith(".sqlite3")], ends
 
 
 def switches(pid: int) -> int:

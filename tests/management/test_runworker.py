@@ -293,15 +293,16 @@ def test_a_bar_is_shown_while_draining_in_a_terminal(monkeypatch, terminal, args
     assert Command().shows_progress(parsed(*args)) is expected
 
 
-def test_g6_the_first_signal_stops_gracefully_and_the_second_at_once(db):
+def test_g6_the_first_signal_stops_gracefully_and_the_second_at_once(db, eventually):
     worker = make_worker()
     before = signal.getsignal(signal.SIGTERM)
     with stopped_by_signals(worker):
         assert not worker.stopping
         signal.raise_signal(signal.SIGTERM)
-        assert worker.stopping and not worker.desk.at_once.is_set()
+        eventually(lambda: worker.stopping)
+        assert not worker.desk.at_once.is_set()
         signal.raise_signal(signal.SIGINT)
-        assert worker.desk.at_once.is_set()
+        eventually(worker.desk.at_once.is_set)
     assert signal.getsignal(signal.SIGTERM) is before, "whoever called the command has them back"
 
 

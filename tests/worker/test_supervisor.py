@@ -17,7 +17,7 @@ from django.db import OperationalError, connections
 from django_jobqueue.lifecycle import give_up
 from django_jobqueue.management.commands.runworker import stopped_by_signals
 from django_jobqueue.models import Worker
-from django_jobqueue.worker import loss_reporter
+from django_jobqueue.worker import children, loss_reporter
 from django_jobqueue.worker import supervisor as module
 from django_jobqueue.worker.children import Child, command_line, how_it_ended
 from django_jobqueue.worker.link import ENVIRONMENT, RECYCLE, Link
@@ -249,6 +249,121 @@ def test_g6_a_child_that_hangs_in_its_start_does_not_get_the_grace():
         assert supervisor.run() == 0
 
 
+# -- children that are not heard of
+
+
+BEAT = """
+def beat(times, pause=0.05):
+    for _ in range(times):
+        time.sleep(pause); tell("alive")
+"""
+
+
+@pytest.fixture
+def attentive(monkeypatch):
+    """Make supervisors for whom half a second of silence is long."""
+    monkeypatch.setattr(children, "SHORTEST_SILENCE", 0.5)
+    monkeypatch.setattr(children, "SETTLED", 0.0)
+
+    def start(code: str) -> Supervisor:
+        supervisor = make(REGISTER + BEAT + code)
+        supervisor.lease = 0.5
+        return supervisor
+
+    return start
+
+
+def test_g2_a_child_that_is_not_heard_of_is_killed_reported_and_replaced(attentive, tmp_path, caplog):
+    tries = tmp_path / "tries"
+    supervisor = attentive(f"open({str(tries)!r}, 'a').write('.'); beat(20); time.sleep(60)")
+    began = time.monotonic()
+    with signals(when=lambda: tries.exists() and len(tries.read_text()) == 2):
+        supervisor.run()
+    assert supervisor.reporter.dead[0] == 1
+    assert time.monotonic() - began > 1.4, "not while it could be heard"
+    assert "worker #1 has not been heard of for" in caplog.text
+
+
+def test_g2_a_child_that_has_signed_off_and_does_not_end_is_killed(attentive, monkeypatch, caplog):
+    monkeypatch.setattr(children, "LEAVING", 0.5)
+    supervisor = attentive(SIGN_OFF + "time.sleep(60)")
+    supervisor.drain = True
+    with signals(when=lambda: "does not end" in caplog.text):
+        supervisor.run()
+    assert supervisor.reporter.dead == []
+
+
+def test_a_child_may_take_its_time_before_it_registers(attentive):
+    supervisor = attentive("")
+    supervisor.command = python("import time; time.sleep(1); raise SystemExit(1)")
+    assert supervisor.run() == 1
+    assert supervisor.reporter.dead == []
+
+
+def test_a_child_that_somebody_has_stopped_is_not_killed(attentive, tmp_path, caplog):
+    """With SIGSTOP, or with a debugger. It goes on later, and has its time to be heard of again then."""
+    pids = tmp_path / "pids"
+    beating = "import select\nwhile not select.select([orders], [], [], 0.05)[0]: tell('alive')\n"
+    supervisor = attentive(f"open({str(pids)!r}, 'w').write(str(os.getpid()))\n{beating}{SIGN_OFF}")
+
+    def hold() -> bool:
+        pid = int(pids.read_text())
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.5)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)
+        return True
+
+    with signals(when=lambda: pids.exists() and pids.read_text() != "" and hold()):
+        supervisor.run()
+    assert "is killed" not in caplog.text
+
+
+def test_a_standstill_of_the_supervisor_is_not_held_against_its_children(attentive):
+    supervisor = attentive("")
+    with child(REGISTER + "time.sleep(60)") as one:
+        supervisor.places[0].child = one
+        while one.worker_id is None:
+            one.listen()
+        now = time.monotonic()
+        one.heard_at, supervisor._looks_by = now - 1000.0, now - 999.9  # both were suspended
+        supervisor._kill_the_silent()
+        assert not one.killed
+        one.heard_at, supervisor._looks_by = now - 1000.0, now
+        supervisor._kill_the_silent()
+        assert one.killed
+        supervisor.places[0].child = None
+
+
+def test_g6_a_burst_of_signals_deadlocks_nothing(db):
+    """Hundreds of them, some within microseconds, while the main thread sets the very events that they set too."""
+    worker, over = make_worker(), threading.Event()
+
+    def send() -> None:
+        for _ in range(300):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        over.set()
+
+    with stopped_by_signals(worker):
+        sender = threading.Thread(target=send)
+        sender.start()
+        while not over.is_set():
+            worker.stop()
+            worker.stop_at_once()
+            worker.desk.stop_requested.wait(0.0001)
+            worker.desk.stop_requested.clear()
+            worker.desk.at_once.clear()
+        sender.join()
+
+
+def test_g6_a_burst_of_signals_stops_a_supervisor(tmp_path):
+    there = tmp_path / "there"
+    supervisor = make(REGISTER + f"open({str(there)!r}, 'w'); os.read(orders, 1); {SIGN_OFF}")
+    with signals(when=there.exists, after=[0.0] * 300):
+        assert supervisor.run() == 0
+
+
 def test_signals_are_the_callers_again_afterwards():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)]
     make(REGISTER + SIGN_OFF, drain=True).run()
@@ -433,6 +548,8 @@ def test_g6_a_worker_that_stops_by_itself_need_not_hurry_at_the_first_signal(db)
     with stopped_by_signals(one):
         one.stop()  # it has had its --max-jobs
         signal.raise_signal(signal.SIGTERM)
-        assert not one.desk.at_once.is_set()
+    assert not one.desk.at_once.is_set()
+    with stopped_by_signals(one):
         signal.raise_signal(signal.SIGTERM)
-        assert one.desk.at_once.is_set()
+        signal.raise_signal(signal.SIGTERM)
+    assert one.desk.at_once.is_set()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 from django.conf import settings
@@ -27,8 +25,10 @@ from django_jobqueue.lifecycle import QueueSelector
 from django_jobqueue.management import reloading
 from django_jobqueue.middleware.chain import project_layers
 from django_jobqueue.worker.claimer import Intake
+from django_jobqueue.worker.departure import depart, depart_now
 from django_jobqueue.worker.link import RECYCLE, Link
 from django_jobqueue.worker.progress import Progress
+from django_jobqueue.worker.signals import ENDING, SignalPipe, hangup
 from django_jobqueue.worker.supervisor import Supervisor
 from django_jobqueue.worker.timekeeper import TIMEOUT_GRACE
 from django_jobqueue.worker.worker import Worker
@@ -167,7 +167,8 @@ class Command(BaseCommand):
             raise CommandError("--autoreload is for one process: leave out either it or --processes.")
         if os.name == "nt" or threading.current_thread() is not threading.main_thread():
             raise CommandError("--processes needs POSIX signals, in the main thread of the process.")
-        using = find_backend(options["backend"], options["database"]).config.database
+        config = find_backend(options["backend"], options["database"]).config
+        using = config.database
         check_connections(using)
         check_tables(using)
         project_layers()
@@ -178,6 +179,7 @@ class Command(BaseCommand):
             using,
             shutdown_timeout=options["shutdown_timeout"],
             drain=options["drain"] is not None,
+            lease=config.lease,
         )
         if code := supervisor.run():
             raise SystemExit(code)
@@ -187,18 +189,21 @@ class Command(BaseCommand):
         check_connections(worker.using)
         check_tables(worker.using)
         set_up_logging(options["verbosity"], with_process=link is not None)
-        with stopped_by_signals(worker), Progress(worker, link is None and self.shows_progress(options)):
-            if link is not None:
-                link.attach(worker)
-            clean = worker.run()
-        code = worker.exit_code
-        if link is not None and not code and is_used_up(worker):
-            code = RECYCLE
-        if not clean and threading.current_thread() is threading.main_thread():
-            # A thread still runs its job, and might for ever: its work is void now, so the process ends under it.
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(code)
+        code, clean = 1, True
+        try:
+            with stopped_by_signals(worker), Progress(worker, link is None and self.shows_progress(options)):
+                if link is not None:
+                    link.attach(worker)
+                clean = worker.run()
+            code = worker.exit_code
+            if link is not None and not code and is_used_up(worker):
+                code = RECYCLE
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                if not clean:  # a thread still runs its job, and might for ever: its work is void now
+                    depart_now(code)
+                if getattr(self, "_called_from_command_line", False):  # else the process is not ours to end
+                    depart(code)
         if code:
             raise SystemExit(code)
 
@@ -289,23 +294,29 @@ def is_used_up(worker: Worker) -> bool:
 @contextmanager
 def stopped_by_signals(worker: Worker) -> Iterator[None]:
     """The first SIGTERM or SIGINT stops the worker gracefully, the second at once."""
-    signals = count(1)
-
-    def stop(number: int, frame: Any) -> None:
-        # Counted, and no look at whether it stops already: it may do so for another reason, and need not hurry then.
-        (worker.stop if next(signals) == 1 else worker.stop_at_once)()
-
     if threading.current_thread() is not threading.main_thread():
-        if reloading.is_child():
-            reloading.stop_with_the_process(worker)
-        yield
+        with reloading.ended_by_reloader(worker):
+            yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with SignalPipe([*ENDING, *hangup()]) as signals:
+        thread = threading.Thread(target=stop_by, args=[signals, worker], name="jobqueue-signals", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signals.end()
+            thread.join()
+
+
+def stop_by(signals: SignalPipe, worker: Worker) -> None:
+    """Counted, and no look at whether it stops already: it may do so for another reason, and need not hurry then."""
+    counted = 0
+    while True:
+        for number in signals.read():
+            if not number:
+                return
+            counted += 1
+            (worker.stop if counted == 1 else worker.stop_at_once)()
 
 
 class StandardError(logging.StreamHandler[Any]):
