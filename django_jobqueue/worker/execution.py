@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import cached_property, lru_cache
 from inspect import Parameter, signature
 from typing import Any
@@ -30,6 +30,7 @@ from ..results import PendingResult, result_of, task_of
 from ..signals import STARTED
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
+from .shared_threads import lease_here
 from .stages import Lost, Plan, Stages
 from .timekeeper import Timekeeper
 
@@ -45,10 +46,11 @@ class Execution:
     def __init__(self, worker: WorkerHandle, backend: JobQueueBackend, timekeeper: Timekeeper | None = None) -> None:
         self.worker, self.backend = worker, backend
         self.timekeeper = timekeeper or Timekeeper(overdue=lambda run: None)
-        #: Around an async job: where its database calls run.
+        #: Around an async job that runs on no event loop of a worker's: where its database calls run.
         self.own_thread: Callable[[], AbstractAsyncContextManager[Any]] = OwnThread
         self._stages = Stages(self, backend.database)
         self._plans: dict[Callable[..., Any], Plan] = {}
+        self._blocking: dict[Callable[..., Any], bool] = {}
         self._followers: dict[str, tuple[Callable[..., Any], ...]] = {}
         self._timeouts: dict[str, float | None] = {}
         self._start_is_heard, self._asked_until, self._receivers = False, 0.0, 0
@@ -69,11 +71,13 @@ class Execution:
             self.timekeeper.forget(run)
 
     async def arun(self, run: Run, task: AnyTask) -> None:
-        """Run an async task's job on the event loop; its database calls get a thread of their own."""
+        """Run an async task's job on the event loop."""
+        if (lease := lease_here.get()) is not None:
+            lease.is_apart = self._blocks_thread(task)
         plan, context = self.plan(task), self._begin(run, task)
         token = _current.set(context)
         try:
-            async with self.own_thread():
+            async with nullcontext() if lease is not None else self.own_thread():
                 if plan.is_staged:
                     await self._stages.arun(plan, run, context)
                 else:
@@ -152,6 +156,14 @@ class Execution:
         if (found := self._plans.get(task.func)) is None:
             self._plans[task.func] = found = plan_for(task)
             self.has_followers = self.has_followers or bool(found.finished)  # a layer of the task alone
+        return found
+
+    def _blocks_thread(self, task: AnyTask) -> bool:
+        """Does a layer of this async task block a thread for as long as a job of it runs?"""
+        if (found := self._blocking.get(task.func)) is None:
+            hooks = [hook_for(layer, want_async=True) for layer in layers_of(task)]
+            found = any(hook is not None and not is_coroutine_callable(hook) for hook in hooks)
+            self._blocking[task.func] = found
         return found
 
     @cached_property
