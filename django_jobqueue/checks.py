@@ -24,7 +24,6 @@ from .dialects import get_dialect
 from .discovery import HOW_TO_EXCLUDE, discover, overlooked
 from .lifecycle.synchronise import definitions
 from .middleware.chain import make_layer
-from .middleware.database_connections import DatabaseConnections
 from .options import checked
 from .task import JobTask, declared, problems_of_schedules
 
@@ -32,6 +31,17 @@ SQLITE_OPTIONS = (
     '"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
     '"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}'
 )
+#: Options of the drivers of which one is enough to notice that a server has fallen silent.
+NOTICE_SILENCE = {
+    "postgresql": ("tcp_user_timeout", "keepalives_idle"),
+    "mysql": ("read_timeout",),
+}
+NOTICE_SILENCE_HINT = {
+    "postgresql": '"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60000',
+    "mysql": '"read_timeout": 60, "write_timeout": 60',
+}
+#: Hosts between which and us there is no firewall.
+LOCAL = ("", "localhost", "127.0.0.1", "::1")
 SERVERS = {"postgresql": (14, 0), "mysql": (8, 0, 11), "mariadb": (10, 6)}
 
 
@@ -122,12 +132,6 @@ def _middleware() -> Iterator[CheckMessage]:
                 hint="Raise MiddlewareNotUsed in its __init__ if it does not want to be used.",
                 id="jobqueue.E006",
             )
-    if not any(isinstance(layer, DatabaseConnections) for layer in layers):
-        yield Warning(
-            "JOBQUEUE_MIDDLEWARE leaves out DatabaseConnections: a worker keeps connections that have broken.",
-            hint="Put 'django_jobqueue.middleware.database_connections.DatabaseConnections' first in the list.",
-            id="jobqueue.W007",
-        )
     yield from _requirements(layers)
     for what in ("provides", "options"):
         yield from _claimed_twice(layers, what)
@@ -274,6 +278,26 @@ def _time_zones() -> Iterator[CheckMessage]:
                 hint="Leave TIME_ZONE out, or keep the jobs in another database with OPTIONS['DATABASE'].",
                 id="jobqueue.E010",
             )
+
+
+@register(deploy=True)
+def check_silent_connections(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """A worker's own sessions end when nothing is heard of the server; jobs' are the project's."""
+    return [message for alias in connections for message in _silence(alias)]
+
+
+def _silence(alias: str) -> Iterator[CheckMessage]:
+    settings_dict = connections[alias].settings_dict
+    host, options = settings_dict.get("HOST") or "", settings_dict.get("OPTIONS", {})
+    names = NOTICE_SILENCE.get(connections[alias].vendor)
+    if names is None or host in LOCAL or host.startswith("/") or "service" in options or any(map(options.get, names)):
+        return
+    yield Warning(
+        f"DATABASES[{alias!r}] leads to another machine, and its OPTIONS do not say how long to wait for one that says "
+        "nothing: a job whose connection a firewall has forgotten waits for the operating system, up to hours.",
+        hint=f'Set "OPTIONS": {{{NOTICE_SILENCE_HINT[connections[alias].vendor]}}}.',
+        id="jobqueue.W040",
+    )
 
 
 def _sqlite(alias: str) -> Iterator[CheckMessage]:

@@ -54,6 +54,10 @@ class Options:
     timeout: float | None = None
     #: How long finished jobs are kept; None: for ever. Or that by status; what is left out has the default.
     retention: float | Kept | None = DEFAULT_RETENTION
+    #: How long a worker keeps the connection of a thread that runs jobs; None: for ever; 0: as DATABASES says.
+    conn_max_age: float | None = 60.0
+    #: How many threads, with a connection each, the sync calls of all async jobs of a worker share.
+    async_threads: int = 8
     #: Called with finished jobs before they are deleted, a dotted path; None: nobody is.
     archive: str | None = None
 
@@ -64,7 +68,7 @@ class Options:
         if problems:
             raise ValueError(problems[0])
         values = {name.lower(): value for name, value in options.items()}
-        for name in ("lease", "timeout", "retention"):
+        for name in ("lease", "timeout", "retention", "conn_max_age"):
             if isinstance(values.get(name), Mapping):
                 values[name] = as_kept(values[name])
             elif values.get(name) is not None:
@@ -97,6 +101,15 @@ def problems_of(options: Any) -> Iterable[str]:
             yield from _problems_of_retention(value)
         elif not (value is None and optional) and not _is_positive(value):
             yield f"OPTIONS[{name!r}] is {value!r}, but must be a positive number of seconds or a timedelta."
+    age = options.get("CONN_MAX_AGE", 1)
+    if age is not None and (isinstance(age, bool) or not (age == 0 or _is_positive(age))):
+        yield (
+            f"OPTIONS['CONN_MAX_AGE'] is {age!r}, but must be a number of seconds or a timedelta, None to keep "
+            "connections for ever, or 0 to keep them as DATABASES says."
+        )
+    threads = options.get("ASYNC_THREADS", 1)
+    if not is_count(threads):
+        yield f"OPTIONS['ASYNC_THREADS'] is {threads!r}, but must be a whole number from 1 to 32767."
     attempts = options.get("MAX_ATTEMPTS", 1)
     if not is_count(attempts):
         yield f"OPTIONS['MAX_ATTEMPTS'] is {attempts!r}, but must be a whole number from 1 to 32767."

@@ -7,12 +7,11 @@ import django
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import MiddlewareNotUsed
-from django.db import connections
+from django.db import connection, connections
 
 from django_jobqueue import checks
 from django_jobqueue.conf import BACKEND_PATH
 from django_jobqueue.middleware import Middleware
-from django_jobqueue.middleware.database_connections import DatabaseConnections
 
 CONNECTIONS = "django_jobqueue.middleware.database_connections.DatabaseConnections"
 
@@ -25,10 +24,6 @@ class NotToday(Middleware):
 class Unmakeable(Middleware):
     def __init__(self):
         raise LookupError("no such setting")
-
-
-class Better(DatabaseConnections):
-    pass
 
 
 @pytest.fixture(autouse=True)
@@ -89,11 +84,25 @@ def test_a_middleware_that_does_not_want_to_be_used_is_no_error(settings):
     assert found() == []
 
 
-def test_leaving_out_the_connections_is_worth_a_warning(settings):
+def test_an_empty_list_is_fine(settings):
+    """The worker itself looks after the connections."""
     settings.JOBQUEUE_MIDDLEWARE = []
-    assert ids(found()) == ["jobqueue.W007"]
-    settings.JOBQUEUE_MIDDLEWARE = ["tests.test_checks.Better"]
-    assert found() == [], "a class of one's own that inherits will do"
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"HOST": "db.example.com"}, ["jobqueue.W040"]),
+        ({"HOST": "localhost"}, []),
+        ({"HOST": "/run/server"}, []),
+        ({"HOST": "db.example.com", "OPTIONS": {"tcp_user_timeout": 60000, "read_timeout": 60}}, []),
+    ],
+)
+def test_a_job_should_not_wait_for_ever_for_a_server_far_away(monkeypatch, values, expected):
+    for name, value in values.items():
+        monkeypatch.setitem(connections["default"].settings_dict, name, value)
+    assert ids(checks.check_silent_connections()) == ([] if connection.vendor == "sqlite" else expected)
 
 
 def test_the_backport_beside_djangos_own_does_no_harm(monkeypatch):

@@ -23,8 +23,15 @@ def test_defaults():
             backoff=DEFAULT_BACKOFF,
             timeout=None,
             retention=7 * 86_400,
+            conn_max_age=60.0,
+            async_threads=8,
         )
     )
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(0, 0.0), (None, None), (timedelta(minutes=5), 300.0)])
+def test_the_age_of_connections(value, seconds):
+    assert Options.read({"CONN_MAX_AGE": value}).conn_max_age == seconds
 
 
 def test_all_keys():
@@ -45,6 +52,11 @@ def test_all_keys():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("CONN_MAX_AGE", -1),
+        ("CONN_MAX_AGE", "60"),
+        ("CONN_MAX_AGE", False),
+        ("ASYNC_THREADS", 0),
+        ("ASYNC_THREADS", 2.5),
         ("LEASE", 0),
         ("LEASE", -1),
         ("LEASE", "30"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from math import ceil
 from typing import Any, ClassVar
 
-from django.db import DataError, transaction
+from django.db import DatabaseError, DataError, transaction
 from django.db.models import QuerySet
 
 from ..models import Job, UniqueKey
 from .base import ENQUEUED, ZEROS, Dialect
 from .records import Success
-from .session import M
+from .session import M, Patience
 from .tables import FOR_A_SLOT, JOB, UNIQUE_KEY
 
 #: What the server says to values that it will never take. Drivers raise other classes for the same code: 1366 is a
@@ -137,6 +139,27 @@ class MySQL(Dialect):
     def _mark(self, cursor: Any, document: Sequence[tuple[Any, ...]]) -> int:
         cursor.execute(SUCCEED_JOBS, [json.dumps(document)])
         return int(cursor.rowcount)
+
+    def _defaults(self) -> dict[str, Any]:
+        return {"connect_timeout": max(2, round(self.patience))}
+
+    def _with_limits(self, params: dict[str, Any], patience: Patience) -> dict[str, Any]:
+        seconds = ceil(patience.seconds)
+        return {"read_timeout": seconds, "write_timeout": seconds, **params}
+
+    def _watch_over(self, connection: Any, raw: Any, patience: Patience) -> None:
+        """The driver sees to it; but what it raises does not say that the time was too short."""
+
+        def learn(execute: Any, *args: Any) -> Any:
+            began, seconds = time.monotonic(), patience.seconds
+            try:
+                return execute(*args)
+            except DatabaseError:
+                if time.monotonic() - began >= seconds:
+                    patience.run_out()
+                raise
+
+        connection.execute_wrappers[:] = [learn]
 
     def _set_up(self, raw: Any) -> None:
         if getattr(self.connection, "mysql_is_mariadb", False):  # MySQL has nothing of the kind

@@ -149,7 +149,7 @@ def _apart(using: str, draw: Callable[[], Drawn]) -> Drawn:
     """
     connection = connections[using]
     if not connection.in_atomic_block or not connection.features.has_select_for_update:
-        return draw()
+        return get_dialect(using).again_if_dead(draw)
 
     def alone() -> Drawn:
         try:

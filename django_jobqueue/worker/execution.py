@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import cached_property, lru_cache
 from inspect import Parameter, signature
 from typing import Any
@@ -41,6 +41,7 @@ from . import copies
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
 from .plans import Plans
+from .shared_threads import lease_here
 from .stages import Lost, Plan, Stages
 from .timekeeper import Timekeeper
 
@@ -56,11 +57,12 @@ class Execution:
     def __init__(self, worker: WorkerHandle, backend: JobQueueBackend, timekeeper: Timekeeper | None = None) -> None:
         self.worker, self.backend = worker, backend
         self.timekeeper = timekeeper or Timekeeper(overdue=lambda run: None)
-        #: Around an async job: where its database calls run.
+        #: Around an async job that runs on no event loop of a worker's: where its database calls run.
         self.own_thread: Callable[[], AbstractAsyncContextManager[Any]] = OwnThread
         self._stages = Stages(self, backend.database)
         self._plans: dict[Callable[..., Any], Plans] = {}
         self._backends: dict[str, JobQueueBackend] = {}
+        self._blocking: dict[Callable[..., Any], bool] = {}
         self._timeouts: dict[str, float | None] = {}
         self._start_is_heard, self._asked_until, self._receivers = False, 0.0, 0
 
@@ -80,11 +82,13 @@ class Execution:
             self.timekeeper.forget(run)
 
     async def arun(self, run: Run, task: AnyTask) -> None:
-        """Run an async task's job on the event loop; its database calls get a thread of their own."""
+        """Run an async task's job on the event loop."""
+        if (lease := lease_here.get()) is not None:
+            lease.is_apart = self._blocks_thread(task)
         plan, context = self.plan(task, run.job), self._begin(run, task)
         token = _current.set(context)
         try:
-            async with self.own_thread():
+            async with nullcontext() if lease is not None else self.own_thread():
                 if plan.is_staged:
                     await self._stages.arun(plan, run, context)
                 else:
@@ -174,6 +178,14 @@ class Execution:
             self._plans[task.func] = found = Plans(task, layers_of(task), plan_for)
             self.has_followers = self.has_followers or bool(followers(found.layers))  # a layer of the task alone
         return found.of(job) if job.options else found.usual
+
+    def _blocks_thread(self, task: AnyTask) -> bool:
+        """Does a layer of this async task block a thread for as long as a job of it runs?"""
+        if (found := self._blocking.get(task.func)) is None:
+            hooks = [hook_for(layer, want_async=True) for layer in layers_of(task)]
+            found = any(hook is not None and not is_coroutine_callable(hook) for hook in hooks)
+            self._blocking[task.func] = found
+        return found
 
     @cached_property
     def has_followers(self) -> bool:

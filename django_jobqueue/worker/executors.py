@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from django.db import connections
+from asgiref.sync import SyncToAsync
 
 from ..compat import AnyTask
 from ..lifecycle import Run
-from ..middleware.database_connections import begin_without
 from . import copies
+from .connections import Keeper
 from .execution import Execution, fail
-from .leftovers import roll_back_leftovers
+from .shared_threads import Lease, SharedThreads, lease_here
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,12 @@ class Threads:
         may_start: Callable[[Run], bool] = lambda run: True,
         lifespan: Callable[[], AbstractContextManager[Any]] = nullcontext,
         fault: Callable[[], None] = lambda: None,
+        max_age: float | None = 60.0,
     ) -> None:
-        """``lifespan`` is around each thread's life; ``fault`` is called if its beginning raises."""
+        """``lifespan`` is around each thread's life; ``fault`` is called if its beginning raises; ``max_age`` is that
+        of the threads' connections, as ``Keeper`` has it.
+        """
+        self.max_age = max_age
         self.slots, self.execution, self.done, self.may_start = slots, execution, done, may_start
         self.lifespan, self.fault = lifespan, fault
         self.running: dict[int, Run] = {}  # by thread
@@ -106,18 +110,19 @@ class Threads:
         self.running.clear()
 
     def _live(self) -> None:
-        begin_without()
+        keeper = Keeper(self.max_age)
         try:
             with self.lifespan():
-                self._serve()
+                self._serve(keeper)
         except Exception:
             logger.critical("A thread for jobs cannot begin; the worker stops.", exc_info=True)
             self.fault()
-        connections.close_all()
+        keeper.close()
 
-    def _serve(self) -> None:
+    def _serve(self, keeper: Keeper) -> None:
         me = threading.get_ident()
-        while (work := self._work.get()) is not None:
+        context = contextvars.copy_context()  # a job starts from here, not from what another one has set
+        while (work := self._next(keeper)) is not None:
             run, task = work
             if not self.may_start(run):
                 del self._here[id(run)]
@@ -125,7 +130,8 @@ class Threads:
             self.running[me] = run
             self._moved = time.monotonic()
             try:
-                self.execution.run(run, task)
+                keeper.before()
+                context.copy().run(self.execution.run, run, task)
             except BaseException as error:
                 if copies.is_copy:
                     copies.leave(error)
@@ -133,18 +139,34 @@ class Threads:
             finally:
                 if copies.is_copy:
                     copies.leave()
-                roll_back_leftovers(run.job)
+                keeper.after(run.job)
                 run.ended = run.ended or time.monotonic()
                 del self.running[me], self._here[id(run)]
                 self.done(run)
+
+    def _next(self, keeper: Keeper) -> Work | None:
+        while keeper.kept:
+            try:
+                return self._work.get(timeout=keeper.expires_in())
+            except Empty:
+                keeper.close_expired()
+        return self._work.get()
 
 
 class EventLoop:
     """One event loop in a thread of its own, for up to ``slots`` async jobs at once. It starts with its first job."""
 
     def __init__(
-        self, slots: int, execution: Execution, done: Done, is_ours: Callable[[Run], bool | None] = lambda run: True
+        self,
+        slots: int,
+        execution: Execution,
+        done: Done,
+        is_ours: Callable[[Run], bool | None] = lambda run: True,
+        threads: int = 8,
+        max_age: float | None = 60.0,
     ) -> None:
+        """``threads`` are for the sync code of all jobs, ``max_age`` is that of their connections."""
+        self.threads = SharedThreads(threads, max_age)
         self.slots, self.execution, self.done, self.is_ours = slots, execution, done, is_ours
         self.running: dict[int, Run] = {}  # by run: the next attempt of a job may come before the last one has left
         self._waiting: deque[Work] = deque()
@@ -196,6 +218,7 @@ class EventLoop:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
+        SyncToAsync.thread_sensitive_context.set(self.threads.context)
         self._context = contextvars.copy_context()  # a job starts from here, not from what another one has set
         while not self._closing:
             try:
@@ -214,6 +237,7 @@ class EventLoop:
         if left:
             loop.run_until_complete(asyncio.wait(left, timeout=1.0))
         loop.close()
+        self.threads.close()
 
     def _fill(self) -> None:
         """Start what waits, while there are slots, but let the running jobs have their turn in between."""
@@ -250,6 +274,8 @@ class EventLoop:
         return True
 
     async def _run(self, run: Run, task: AnyTask) -> None:
+        lease = Lease(run.job)
+        lease_here.set(lease)
         try:
             await self.execution.arun(run, task)
         except BaseException as error:
@@ -259,6 +285,8 @@ class EventLoop:
         finally:
             if copies.is_copy:
                 copies.leave()
+            if lease.thread is not None or lease.calls:
+                self.threads.end(lease)
             del self.running[id(run)]
             self.done(run)
             if not self._filling:

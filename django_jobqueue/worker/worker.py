@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
 
 from ..backend import JobQueueBackend
-from ..dialects import Lane
+from ..dialects import Lane, get_dialect
 from ..discovery import discover, is_imported, overlooked
 from ..interrupts import JobCancelled, WorkerShutdown
 from ..lifecycle import Pruner, Run, register, sign_off
@@ -47,6 +47,8 @@ SIGNAL_LATENCY = 0.5
 #: Seconds before each further try to register. A restart of the database takes no longer; what does is for whoever
 #: started the worker, who wants to see it fail.
 REGISTER_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+#: A statement of the worker's own has a third of the lease for its answer, and at least so many seconds.
+LEAST_PATIENCE = 5.0
 
 
 class Worker:
@@ -75,6 +77,7 @@ class Worker:
         self.backend, self.intake, self.shutdown_timeout = backend, intake, shutdown_timeout
         config = backend.config
         self.using = config.database
+        get_dialect(self.using).patience = max(LEAST_PATIENCE, config.lease / 3)
         self.finished = threading.Event()
         #: What the process should end with: 0, unless something of ours broke.
         self.exit_code = 0
@@ -92,8 +95,16 @@ class Worker:
             self._may_start,
             lifespan=lambda: Lifespan(project_layers(), "thread_lifespan", self),
             fault=self._break_down,
+            max_age=config.conn_max_age,
         )
-        self.loop = EventLoop(async_slots, execution, self._ended, self._is_ours)
+        self.loop = EventLoop(
+            async_slots,
+            execution,
+            self._ended,
+            self._is_ours,
+            threads=config.async_threads,
+            max_age=config.conn_max_age,
+        )
         self.paces = {False: Pace(self.threads), True: Pace(self.loop)}
         self.completer = Completer(
             self.using,
@@ -201,7 +212,6 @@ class Worker:
 
     def _boot(self) -> None:
         self._sign_on()
-        connections[self.using].close()  # the next who needs it is the end, and idle connections do not last
         self._introduce()
         parts = (self.completer, self.announcer, self.follower, self.threads, self.heartbeat, self.maintenance)
         for part in (*parts, self.claimer, self.wakeup):
@@ -210,6 +220,10 @@ class Worker:
             self.scheduler.start()
 
     def _sign_on(self) -> None:
+        with get_dialect(self.using).session():
+            self._try_to_register()
+
+    def _try_to_register(self) -> None:
         for pause in REGISTER_PAUSES:
             try:
                 return self._register()
@@ -245,6 +259,25 @@ class Worker:
             self.using,
             layers or "none",
         )
+        self._warn_of_small_pool()
+
+    def _warn_of_small_pool(self) -> None:
+        pool = connections[self.using].settings_dict.get("OPTIONS", {}).get("pool")
+        if not pool:
+            return
+        options = pool if isinstance(pool, Mapping) else {}
+        size = options.get("max_size") or options.get("min_size", 4)
+        wanted = self.threads.slots + self.backend.config.async_threads
+        if size < wanted:
+            logger.warning(
+                "The pool of DATABASES[%r] has %d connections, the jobs of this worker may want %d at once: %d threads "
+                "and %d for async jobs. Those beyond it wait, and fail when the pool's timeout is over.",
+                self.using,
+                size,
+                wanted,
+                self.threads.slots,
+                self.backend.config.async_threads,
+            )
 
     def _start_over(self) -> None:
         """The lease was lost: others have our jobs. What still runs here is void; go on under a new number."""
@@ -357,12 +390,12 @@ class Worker:
 
     def _sign_off(self) -> None:
         try:
-            sign_off(self.id, self.using)
+            with get_dialect(self.using).session():
+                sign_off(self.id, self.using)
             if self.signed_off is not None:
                 self.signed_off(self.id)
         except (DatabaseError, InterfaceError) as error:
             logger.error("Worker #%d cannot sign off: %s; its lease will run out.", self.id, str(error).strip())
-        connections[self.using].close()
 
     def _say_goodbye(self, seconds: float) -> None:
         counts = ", ".join(f"{number:,} {state}" for state, number in self.counts.most_common()) or "no jobs"

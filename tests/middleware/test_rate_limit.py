@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -235,6 +235,30 @@ def test_g10_at_once_is_drawn_what_is_drawn_apart(monkeypatch):
         age(chance.choice([0, 0, 170, 2930]), forget_line=False)
         lines += limit.line_until is not None
     assert seen == {0, 1, 2} and lines > 10
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="there is no server that closes")
+def test_g9_c3_a_draw_on_a_connection_that_the_server_has_closed_is_made_again():
+    """The job has not begun: that the queue's own statement fails must not count against it."""
+    statements = {
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend(%s)"),
+        "mysql": ("SELECT CONNECTION_ID()", "KILL %s"),
+    }
+    number_of, end = statements[connection.vendor]
+
+    def close_by_server():
+        with connection.cursor() as cursor:
+            cursor.execute(number_of)
+            (number,) = cursor.fetchone()
+        other = connections.create_connection("default")
+        with other.cursor() as cursor:
+            cursor.execute(end, [number])
+        other.close()
+
+    one, another = claimed(2)
+    assert try_to_start(one) is None
+    close_by_server()
+    assert try_to_start(another) is None
 
 
 class Interrupted(BaseException):

@@ -4,9 +4,12 @@ import asyncio
 import sys
 import threading
 from contextvars import ContextVar
+from decimal import getcontext
 from queue import Empty, SimpleQueue
 
 import pytest
+from django.utils import timezone
+from django.utils.translation import activate, get_language
 
 from django_jobqueue import Retry, Snooze, task
 from django_jobqueue.models import Job
@@ -265,3 +268,31 @@ def test_an_event_loop_ends_in_peace_with_a_job_that_ends_in_that_moment(eventua
     one.submit(end_the_loop)
     assert one.result().outcome.state == "succeeded"
     eventually(one.executor._loop.is_closed)
+
+
+SET_BY_JOBS: ContextVar = ContextVar("set_by_jobs", default=None)
+
+
+@threads_and_loop
+def test_g9_each_job_begins_in_a_fresh_context(pool, kind, made, waits):
+    """Language, time zone, decimal precision, context variables: the next job of the thread has none of it."""
+
+    def found():
+        return SET_BY_JOBS.get(), get_language(), timezone.get_current_timezone_name(), getcontext().prec
+
+    def change():
+        SET_BY_JOBS.set("a tenant")
+        activate("de")
+        timezone.activate("Asia/Tokyo")
+        getcontext().prec = 5
+        return list(found())
+
+    one = pool(kind, 1)
+    outcomes = []
+    for what in (lambda: list(found()), change, lambda: list(found())):
+        NEXT.append(what)
+        one.submit(made)
+        outcomes.append(one.result().outcome.result)
+    before, changed, after = outcomes
+    assert changed == ["a tenant", "de", "Asia/Tokyo", 5]
+    assert after == before

@@ -85,6 +85,7 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
     def _insert(self, job: Job, news: Callable[[], str | None] = lambda: None) -> bool:
         """Insert the job; does its commit tell the workers? ``news`` is asked what, if they can be told in that way."""
         connection: Any = self.connection
+        connection.close_if_health_check_failed()
         connection.ensure_connection()
         sql, params = INSERT if job.place is not None else INSERT_LATER, [*of_task(job), *data_of(job)]
         prepare = payload = None

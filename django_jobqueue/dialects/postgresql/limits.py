@@ -192,6 +192,7 @@ class PostgreSQLLimits(PostgreSQLSession, Limits):
 
     def _send_at_once(self, names: Sequence[str], sql: str, params: Sequence[Any]) -> list[Any] | None:
         connection: Any = self.connection
+        connection.close_if_health_check_failed()
         connection.ensure_connection()
         raw, prepare = connection.connection, self.is_own() or None
         lock, decide = connection.Database.Cursor(raw), connection.Database.Cursor(raw)

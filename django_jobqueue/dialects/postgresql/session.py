@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import DatabaseError
 
-from ..session import Session, T
+from ..session import Patience, Session, T, limit
 
 #: A statement that was prepared in another session of the server, or a name for it that is taken in this one.
 NOT_PREPARED = ("26000", "42P05")
@@ -44,6 +44,7 @@ class PostgreSQLSession(Session):
     def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         """Parameters go beside the statement: Django's cursor would quote them into it, and the server parse them."""
         connection: Any = self.connection
+        connection.close_if_health_check_failed()
         connection.ensure_connection()
         connection.validate_no_broken_transaction()
         try:
@@ -75,6 +76,19 @@ class PostgreSQLSession(Session):
             self.connection.close()
 
     # -- a worker's own connections --------------------------------------------------------------
+
+    def _defaults(self) -> dict[str, Any]:
+        return {
+            "connect_timeout": max(2, round(self.patience)),
+            "keepalives": 1,
+            "keepalives_idle": max(1, round(self.patience)),
+            "keepalives_interval": max(1, round(self.patience / 3)),
+            "keepalives_count": 3,
+            "tcp_user_timeout": round(self.patience * 1000),
+        }
+
+    def _watch_over(self, connection: Any, raw: Any, patience: Patience) -> None:
+        limit(raw, patience)
 
     def _is_pooled(self) -> bool:
         return not self.direct

@@ -1,0 +1,58 @@
+"""A way to a server that can fall silent: what is open then hears nothing any more, and nobody is told so."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+
+
+class Way:
+    """Leads to the server at ``address`` inside the ``with`` block; ``port`` is its beginning."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        self._open: list[dict[str, bool]] = []
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def opened(self) -> int:
+        return len(self._open)
+
+    def fall_silent(self) -> None:
+        """As a firewall that forgets, or a failover to another address: new connections work."""
+        for state in self._open:
+            state["silent"] = True
+
+    def __enter__(self) -> Way:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._door.close()
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _address = self._door.accept()
+                server = socket.create_connection(self.address)
+                state = {"silent": False}
+                self._open.append(state)
+                self._sockets += [client, server]
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=(source, target, state), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket, state: dict[str, bool]) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not state["silent"]:
+                    target.sendall(data)
+        if not state["silent"]:
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
