@@ -16,12 +16,27 @@ from .follow import STRICT, chunks
 ENDED = (Job.Status.CANCELLED, Job.Status.FAILED)
 #: What it was ended by.
 SAD = Q(rule__in=STRICT, status__in=ENDED)
+OPEN_OR_SAD = Q(status__isnull=True) | SAD
 
 
 def has_to_wait(using: str) -> Exists:
     """Is there something that the job has to wait for, or has waited for in vain? Then it cannot just run again."""
-    open_or_sad = Q(status__isnull=True) | SAD
-    return Exists(Dependency.objects.using(using).filter(open_or_sad, job_id=OuterRef("pk")))
+    return Exists(Dependency.objects.using(using).filter(OPEN_OR_SAD, job_id=OuterRef("pk")))
+
+
+def lacks_a_result(using: str) -> Exists:
+    """Has a result been deleted that the job was to get, before it got it? Then it can never run."""
+    return Exists(Dependency.objects.using(using).filter(expired=True, job_id=OuterRef("pk")))
+
+
+def note_expired(ids: Sequence[int], using: str) -> None:
+    """The results of these jobs have been deleted: note that for the jobs that were to get them and have not run."""
+    takers = Dependency.objects.using(using).filter(position__isnull=False)
+    has_not_run = Exists(Dependency.objects.using(using).filter(OPEN_OR_SAD, job_id=OuterRef("job_id")))
+    for chunk in chunks(ids):
+        some = sorted(set(takers.filter(has_not_run, on__in=chunk).values_list("job_id", flat=True)))
+        for jobs in chunks(some):
+            takers.filter(on__in=chunk, job__in=jobs).update(expired=True)
 
 
 def revive(ids: Sequence[int], using: str) -> int:
