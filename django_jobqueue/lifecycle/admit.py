@@ -26,12 +26,15 @@ SOON = 0.001
 
 
 def put_under_key(job: Job) -> None:
-    """Give a job that is about to be saved its concurrency key; from now on it waits until it is admitted.
+    """Give a job that is about to be saved its concurrency key; from now on it waits until it is admitted. It has none
+    where its task's callable says so.
 
-    Raise ``ValueError`` for a template that does not fit the call.
+    Raise ``ValueError`` or ``TypeError`` for what makes no key of the call.
     """
     job.decode()
     job.concurrency_key = limit_key(job.limited_task, job, "concurrency_key")
+    if job.concurrency_key is None:
+        return
     if job.status == Job.Status.READY and job.place is not None:
         job.status = Job.Status.WAITING
 

@@ -169,7 +169,7 @@ def _move_on(
 
 
 def _told_why(on: int, status: str) -> str:
-    what = {Job.Status.FAILED: "has failed", Job.Status.CANCELLED: "was cancelled"}
+    what: dict[str, str] = {Job.Status.FAILED: "has failed", Job.Status.CANCELLED: "was cancelled"}
     return f"Job #{on}, which it waited for, {what.get(status, 'has been deleted, so nobody knows what it came to')}."
 
 

@@ -62,21 +62,6 @@ class NextPlace(Func):
         return "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)", []
 
 
-class KeyField(CharField):  # type: ignore[type-arg]
-    """A name or a key. Two are the same only if all their characters are.
-
-    The usual collations of MySQL and MariaDB take `Ada`, `ada`, `Adá` and `ada ` for the same key. Python does not, and
-    neither do SQLite and PostgreSQL.
-    """
-
-    def db_parameters(self, connection: Any) -> Any:
-        parameters = super().db_parameters(connection)
-        if not self.db_collation and (collation := _exact_collation(connection)):
-            # in the character set of that collation too, which has all characters, whatever the database's own has
-            parameters["collation"] = collation
-        return parameters
-
-
 def _exact_collation(connection: Any) -> str | None:
     """One that also tells trailing spaces apart; None where the database compares so by itself."""
     if not hasattr(type(connection), "mysql_is_mariadb"):
@@ -86,11 +71,29 @@ def _exact_collation(connection: Any) -> str | None:
     return "utf8mb4_0900_bin" if connection.mysql_version >= (8, 0, 17) else "utf8mb4_bin"
 
 
-@KeyField.register_lookup
-class KeyIContains(IContains):
-    """A search is the one comparison of keys that does not care for upper and lower case."""
+if TYPE_CHECKING:
+    KeyField = CharField  # of whatever types the stubs give one
+else:
 
-    def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> Any:
-        sql, params = self.process_lhs(compiler, connection)
-        pattern, values = self.process_rhs(compiler, connection)
-        return f"LOWER({sql}) LIKE LOWER({pattern})", [*params, *values]
+    class KeyField(CharField):
+        """A name or a key. Two are the same only if all their characters are.
+
+        The usual collations of MySQL and MariaDB take `Ada`, `ada`, `Adá` and `ada ` for the same key. Python does not,
+        and neither do SQLite and PostgreSQL.
+        """
+
+        def db_parameters(self, connection: Any) -> Any:
+            parameters = super().db_parameters(connection)
+            if not self.db_collation and (collation := _exact_collation(connection)):
+                # in the character set of that collation too, which has all characters, whatever the database's own has
+                parameters["collation"] = collation
+            return parameters
+
+    @KeyField.register_lookup
+    class KeyIContains(IContains):
+        """A search is the one comparison of keys that does not care for upper and lower case."""
+
+        def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> Any:
+            sql, params = self.process_lhs(compiler, connection)
+            pattern, values = self.process_rhs(compiler, connection)
+            return f"LOWER({sql}) LIKE LOWER({pattern})", [*params, *values]

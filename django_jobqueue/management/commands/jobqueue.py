@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -17,7 +18,7 @@ from django_jobqueue import stats
 from django_jobqueue.discovery import discover
 from django_jobqueue.exceptions import ArchiveFailed
 from django_jobqueue.lifecycle import pause, prune, resume
-from django_jobqueue.lifecycle.batch import close_batch, open_batch
+from django_jobqueue.lifecycle.batch import close_batch, in_any_case, open_batch
 from django_jobqueue.lifecycle.changes import CANCEL, RETRY, Change, to_priority, to_queue, to_time
 from django_jobqueue.lifecycle.control import Retrying
 from django_jobqueue.management import schedules
@@ -177,6 +178,8 @@ class Command(BaseCommand):
         chosen = selection(options, change, self.using)
         chosen.kinds = chosen.kinds or options.get("kinds")
         self.missing = chosen.missing
+        if verb == "cancel" and is_whole_batch(options) and isinstance(chosen.jobs, QuerySet):
+            chosen.jobs = chosen.jobs.exclude(pk__in=in_any_case(options["batch"], self.using))
         bulk = Bulk(change, chosen, self.using, options["limit"])
         if options["dry_run"]:
             return would_be(verb, bulk)
