@@ -248,8 +248,8 @@ class JobQueueBackend(BaseTaskBackend):
             job = Job.objects.using(self.database).annotate(now=Now()).get(pk=number)
         if job.result_until is not None and job.result_until <= job.now:
             job.result = None  # about to be deleted
-        attempts = self._models.Attempt.objects.using(self.database).filter(job_id=number).order_by("number")
-        result: AnyResult = self._results.result_of(job, attempts, self._results.task_of(job, self))
+        self._lifecycle.attach_past_attempts([job], self.database)
+        result: AnyResult = self._results.result_of(job, job.past_attempts, self._results.task_of(job, self))
         return result
 
     def wait(self, result_id: str, timeout: float | None) -> bool:
