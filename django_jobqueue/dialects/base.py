@@ -236,7 +236,7 @@ class Dialect(Limits):
         """The number of each job's attempt with which the latest of them begin, so many; 0 if it has fewer."""
         sql = " UNION ALL ".join(LATEST_ATTEMPT.format(number=number) for number in range(len(ids)))
         rows = self._rows(sql, [value for pk in ids for value in (pk, most - 1)])
-        return dict.fromkeys(ids, 0) | dict(rows)
+        return dict.fromkeys(ids, 0) | {pk: number for pk, number in rows}  # noqa: C416
 
     def _mark_running(self, rows: Sequence[Row], worker_id: int, token: int) -> None:
         ids = ", ".join(str(row[0]) for row in rows)
