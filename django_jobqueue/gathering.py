@@ -23,7 +23,7 @@ def _task(func: Callable[..., Any]) -> AnyTask:
 
 @_task
 def gather(results: list[Any]) -> list[Any]:
-    """The results of a group's jobs. No worker runs it: whoever tells it of the last one ends it (``follow_up``)."""
+    """Return the results of a group's jobs. No worker runs such a job: ``follow_up`` ends it when it has them all."""
     return results
 
 

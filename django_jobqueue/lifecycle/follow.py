@@ -232,7 +232,7 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
 
 
 def _end_gathering(job: Job, results: Any, using: str) -> None:
-    """Its work is done when it has the results: those behind it are told of its end next."""
+    """End a job that only gathers results, now that it has them. The jobs behind it are told of its end next."""
     done = {"status": Job.Status.SUCCESSFUL, "finished_at": Now(), "waiting_for": 0, "result": results}
     Job.objects.using(using).filter(pk=job.pk).update(**done, **deleted_at([job], Job.Status.SUCCESSFUL))
 
