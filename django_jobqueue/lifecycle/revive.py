@@ -31,12 +31,12 @@ def lacks_a_result(using: str) -> Exists:
 
 def note_expired(ids: Sequence[int], using: str) -> None:
     """The results of these jobs have been deleted: note that for the jobs that were to get them and have not run."""
-    takers = Dependency.objects.using(using).filter(position__isnull=False)
-    has_not_run = Exists(Dependency.objects.using(using).filter(OPEN_OR_SAD, job_id=OuterRef("job_id")))
+    rows = Dependency.objects.using(using)
+    takers = rows.filter(position__isnull=False)
     for chunk in chunks(ids):
-        some = sorted(set(takers.filter(has_not_run, on__in=chunk).values_list("job_id", flat=True)))
-        for jobs in chunks(some):
-            takers.filter(on__in=chunk, job__in=jobs).update(expired=True)
+        for some in chunks(sorted(set(takers.filter(on__in=chunk).values_list("job_id", flat=True)))):
+            if jobs := sorted(set(rows.filter(OPEN_OR_SAD, job__in=some).values_list("job_id", flat=True))):
+                takers.filter(on__in=chunk, job__in=jobs).update(expired=True)
 
 
 def revive(ids: Sequence[int], using: str) -> int:
