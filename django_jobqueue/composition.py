@@ -257,8 +257,9 @@ class Layout:
     def _gathered(self, part: Composition, before: Ends, rule: str) -> Ends:
         """One step between, that waits for all before and hands on the list of their results."""
         like = self.steps[before.places[0]].call.task
-        call = Call(copy_of(gather, queue_name=like.queue_name, backend=like.backend), (), {})
         wanted = part.takes_result and before.telling > 0
+        task = copy_of(gather, queue_name=like.queue_name, backend=like.backend)
+        call = Call(task, () if wanted else (None,), {})
         self.steps.append(Step(call, before.places, rule, wanted, listed=True, silent=before.silent))
         place = len(self.steps) - 1
         if wanted:
