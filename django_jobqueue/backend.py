@@ -25,6 +25,7 @@ from .compat import (
     TaskResultDoesNotExist,
 )
 from .conf import Options, problems_of
+from .gathering import gather
 from .keys import slots_of
 from .middleware.chain import enqueue_layers, enqueue_through
 from .moments import check_moment
@@ -124,7 +125,8 @@ class JobQueueBackend(BaseTaskBackend):
         jobs, kinds = self._jobs(calls, checked=True)
         insert = self._inserting(kinds)
         batch = self._lifecycle.enqueue_batch(jobs, steps, waits_of(calls), name, insert, self.database)
-        return batch.pk, self._results_of(calls, jobs)
+        written = [place for place, call in enumerate(calls) if call.task.func is not gather.func]
+        return batch.pk, self._results_of([calls[place] for place in written], [jobs[place] for place in written])
 
     def enqueue_beside(self, calls: Sequence[Call], beside: int) -> Sequence[AnyResult]:
         """Insert jobs for which those wait too that wait for the job with the number ``beside``."""
@@ -196,7 +198,7 @@ class JobQueueBackend(BaseTaskBackend):
             columns["options"] = dict(given)
         if getattr(task, "unique", None):
             columns["unique_task"] = task
-        if slots_of(task).most is not None:
+        if slots_of(task).most is not None and task.func is not gather.func:
             columns["limited_task"] = task
         if run_after is not None:
             columns["place"] = None  # the database's clock decides when it is due, not this process's
@@ -250,8 +252,8 @@ class JobQueueBackend(BaseTaskBackend):
             job = Job.objects.using(self.database).annotate(now=Now()).get(pk=number)
         if job.result_until is not None and job.result_until <= job.now:
             job.result = None  # about to be deleted
-        attempts = self._models.Attempt.objects.using(self.database).filter(job_id=number).order_by("number")
-        result: AnyResult = self._results.result_of(job, attempts, self._results.task_of(job, self))
+        self._lifecycle.attach_past_attempts([job], self.database)
+        result: AnyResult = self._results.result_of(job, job.past_attempts, self._results.task_of(job, self))
         return result
 
     def wait(self, result_id: str, timeout: float | None) -> bool:

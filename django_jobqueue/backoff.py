@@ -2,6 +2,9 @@
 
 A strategy is any callable ``(exception, task_result) -> seconds | timedelta | None``; None means: do not retry. That
 is the signature of Django's own proposal, so a function written for it works here. A plain number is a fixed delay.
+
+``task_result.attempts`` is here the number of attempts that count towards ``max_attempts``, 1 after the first failure:
+attempts that were snoozed, interrupted or lost are not among them, nor those before somebody retried the job.
 """
 
 from __future__ import annotations

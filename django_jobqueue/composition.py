@@ -6,7 +6,9 @@ remembered while they run: what comes next stands in the database, where everybo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, NamedTuple, Self, TypeAlias, overload
 
@@ -14,10 +16,17 @@ from asgiref.sync import sync_to_async
 
 from . import foreign
 from .compat import AnyResult, InvalidTask, task_backends
+from .gathering import gather
 from .middleware.context import current_job
+from .registry import copy_of
 from .task import IF_FAILED, Call, Step, is_ours
 
 Part: TypeAlias = "Call | Composition"
+
+#: Parts in parts that a ``repr`` shows.
+SHOWN = 3
+#: Where so many calls wait for as many, they wait for one job between, which waits for those before.
+WIDE = 3
 
 
 class Enqueued(Sequence[AnyResult]):
@@ -25,7 +34,8 @@ class Enqueued(Sequence[AnyResult]):
 
     def __init__(self, results: Sequence[AnyResult], batch_id: int | None) -> None:
         self._results = results
-        #: The number of the ``Batch`` that the jobs belong to; None under a backend of another package.
+        #: The number of the ``Batch`` that the jobs belong to; None if there are none, and under a backend of another
+        #: package.
         self.batch_id = batch_id
 
     def __len__(self) -> int:
@@ -55,7 +65,7 @@ class Composition:
     """Calls in some order, not enqueued yet. It does not change: each method makes another one."""
 
     def __init__(self, *parts: Part, name: str = "") -> None:
-        if not parts:
+        if not parts and not isinstance(self, group):
             raise ValueError(f"{type(self).__name__}() needs at least one call.")
         for part in parts:
             if not isinstance(part, Call | Composition):
@@ -66,9 +76,23 @@ class Composition:
         self.name = name
         #: What comes when all of it has ended.
         self.behind: tuple[Member, ...] = ()
+        #: How many calls in here wait for what comes before all of it, and does one of them want its result?
+        self.heads, self.takes_result = self._heads()
+
+    def _heads(self) -> tuple[int, bool]:
+        first = [member.part for member in (self.members[:1] if isinstance(self, chain) else self.members)]
+        heads = (1 if isinstance(part, Call) else part.heads for part in first)
+        return sum(heads), any(part.takes_result for part in first)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(repr(member.part) for member in self.members)})"
+        return self._shown(SHOWN)
+
+    def _shown(self, depth: int) -> str:
+        name, parts = type(self).__name__, [member.part for member in self.members]
+        if not depth:
+            return f"{name}(…)"
+        shown = (part._shown(depth - 1) if isinstance(part, Composition) else repr(part) for part in parts)
+        return f"{name}({', '.join(shown)})"
 
     def then(self, part: Part, *, if_failed: str = "cancel") -> chain:
         """And then this, with the result; that of a group is the list of its results.
@@ -79,7 +103,8 @@ class Composition:
         if if_failed not in IF_FAILED:
             raise ValueError(f"if_failed must be one of {IF_FAILED}, not {if_failed!r}.")
         longer = chain(self, part, name=self.name)
-        longer.members = (Member(self), Member(part, if_failed))
+        is_flat = isinstance(self, chain) and not self.behind
+        longer.members = (*(self.members if is_flat else (Member(self),)), Member(part, if_failed))
         return longer
 
     def on_failure(self, call: Call) -> Self:
@@ -104,10 +129,11 @@ class Composition:
         Raise what ``Task.enqueue`` raises for the first call that cannot be enqueued, and ``InvalidTask`` for one that
         cannot take the result of those before it; then nothing has been enqueued.
         """
-        steps = Layout().of(self)
+        if not (steps := Layout().of(self)):
+            return Enqueued([], None)
         backend = _backend_of(step.call for step in steps)
         if not is_ours(backend):
-            return Enqueued(foreign.enqueue_steps(backend, steps), None)
+            return Enqueued(foreign.enqueue_steps(backend, Layout(gathers=False).of(self)), None)
         batch_id, results = backend.enqueue_steps(steps, self.name)
         return Enqueued(results, batch_id)
 
@@ -123,7 +149,7 @@ class chain(Composition):  # noqa: N801 - called like a function, as in Celery
 
 
 class group(Composition):  # noqa: N801
-    """Side by side: ``group(resize.s(1), resize.s(2)).then(publish.s())``."""
+    """Side by side: ``group(resize.s(1), resize.s(2)).then(publish.s())``. A group of nothing hands on ``[]``."""
 
 
 def enqueue_beside(calls: Iterable[Call], job: Any = None) -> Sequence[AnyResult]:
@@ -164,45 +190,90 @@ class Ends(NamedTuple):
 
     places: tuple[int, ...] = ()
     listed: bool = False
+    #: Those of the places that are waited for only: what lies before a group of nothing.
+    silent: frozenset[int] = frozenset()
+
+    @property
+    def telling(self) -> int:
+        """How many results there are."""
+        return len(self.places) - len(self.silent)
+
+
+Laying: TypeAlias = Generator["Laying", Ends, Ends]
 
 
 class Layout:
     """The steps of a composition in the order in which they were written: each waits only for those before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gathers: bool = True) -> None:
+        """``gathers``: put a step between two groups, where each of the second would wait for each of the first."""
         self.steps: list[Step] = []
+        self._wide: float = WIDE if gathers else math.inf
 
     def of(self, composition: Composition) -> list[Step]:
-        self._lay(Member(composition), Ends())
+        # The parts of parts on a stack of our own: Python's ends at a few hundred.
+        open_ones, ends = [self._lay(Member(composition), Ends())], None
+        while open_ones:
+            try:
+                open_ones.append(next(open_ones[-1]) if ends is None else open_ones[-1].send(ends))
+                ends = None
+            except StopIteration as end:
+                open_ones.pop()
+                ends = end.value
         return self.steps
 
-    def _lay(self, member: Member, before: Ends) -> Ends:
+    def _lay(self, member: Member, before: Ends) -> Laying:
         part, rule = member
         if isinstance(part, Call):
             return self._step(part, before, rule)
         first = len(self.steps)
-        ends = self._chain(part, before, rule) if isinstance(part, chain) else self._group(part, before, rule)
+        ends = yield self._chain(part, before, rule) if isinstance(part, chain) else self._group(part, before, rule)
         inside = Ends(tuple(range(first, len(self.steps))))
         for call, its_rule in part.behind:
             assert isinstance(call, Call)
-            self._step(call, inside, its_rule, takes_result=False)
+            if inside.places or before.places or its_rule != "rescue":
+                self._step(call, inside if inside.places else before, its_rule, takes_result=False)
         return ends
 
-    def _chain(self, part: Composition, before: Ends, rule: str) -> Ends:
+    def _chain(self, part: Composition, before: Ends, rule: str) -> Laying:
         for place, member in enumerate(part.members):
             # the first one waits for what the whole chain waits for
-            before = self._lay(member if place else member._replace(rule=rule), before)
+            before = yield self._lay(member if place else member._replace(rule=rule), before)
         return before
 
-    def _group(self, part: Composition, before: Ends, rule: str) -> Ends:
-        ends = [self._lay(member._replace(rule=rule), before) for member in part.members]
-        return Ends(tuple(place for end in ends for place in end.places), listed=True)
+    def _group(self, part: Composition, before: Ends, rule: str) -> Laying:
+        if not part.members:
+            return Ends(before.places, listed=True, silent=frozenset(before.places))
+        if len(before.places) >= self._wide and part.heads >= self._wide:
+            before = self._gathered(part, before, rule)
+        places: dict[int, None] = {}
+        silent: set[int] = set()
+        for member in part.members:
+            ends = yield self._lay(member._replace(rule=rule), before)
+            places |= dict.fromkeys(ends.places)
+            silent |= ends.silent
+        return Ends(tuple(places), listed=True, silent=frozenset(silent))
+
+    def _gathered(self, part: Composition, before: Ends, rule: str) -> Ends:
+        """One step between, that waits for all before and hands on the list of their results."""
+        like = self.steps[before.places[0]].call.task
+        wanted = part.takes_result and before.telling > 0
+        task = copy_of(gather, queue_name=like.queue_name, backend=like.backend)
+        call = Call(task, () if wanted else (None,), {})
+        self.steps.append(Step(call, before.places, rule, wanted, listed=True, silent=before.silent))
+        place = len(self.steps) - 1
+        if wanted:
+            return Ends((place,))
+        return Ends((place,), before.listed, frozenset([place]))
 
     def _step(self, call: Call, before: Ends, rule: str, takes_result: bool = True) -> Ends:
-        takes_result = takes_result and call.takes_result and bool(before.places)
-        if takes_result:
+        takes_result = takes_result and call.takes_result
+        if takes_result and (before.telling or before.listed):
             check_takes_result(call)
-        self.steps.append(Step(call, before.places, rule, takes_result, before.listed))
+            if not before.telling:  # of nothing but empty groups
+                call = replace(call, args=([], *call.args))
+        takes_result = takes_result and before.telling > 0
+        self.steps.append(Step(call, before.places, rule, takes_result, before.listed, before.silent))
         return Ends((len(self.steps) - 1,))
 
 

@@ -159,7 +159,8 @@ def _enqueue_step(
         if ended := _ended_for([*own, *added], step.rule, backend, call.task, args, call.kwargs):
             return ended
         if step.takes_result:
-            values = [_value(one) for one in ([*own, *added] if step.listed else own)]
+            telling = [results[place] for place in step.after if place not in step.silent]
+            values = [_value(one) for one in ([*telling, *added] if step.listed else telling)]
             args.insert(0, values if step.listed else values[0])
     return adopt(backend.enqueue(_timed(backend, call.task), args, dict(call.kwargs)))
 

@@ -10,6 +10,8 @@ from inspect import Parameter, signature
 from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django.core.serializers.json import DjangoJSONEncoder
+
 from .options import in_force, of_task
 from .outcomes import is_period, storable
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 #: A key that is longer is cut, and made unique by a hash.
 KEY_LENGTH = 200
 
+#: Options of layers that make keys.
+LIMIT_KEYS = ("concurrency_key", "rate_key")
 UNTIL = ("finished", "started")
 ON_CONFLICT = ("return", "replace", "debounce", "follow")
 
@@ -45,9 +49,31 @@ def shortened(text: str) -> str:
     return f"{text[: KEY_LENGTH - 41]}~{_digest(text)}"
 
 
+def key_text(made: Any, option: str, task: AnyTask, job: Job) -> str | None:
+    """The key that a template or a callable has made of the call, as text; None for a callable's None: no key.
+
+    What is no text is written as JSON. Raise ``TypeError`` for what cannot be, and ``ValueError`` for a blank text.
+    """
+    if made is None:
+        return None
+    if not isinstance(made, str):
+        try:
+            made = json.dumps(made, sort_keys=True, ensure_ascii=False, cls=DjangoJSONEncoder)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{option} of {task.module_path} made no data of {job.call}: {error}.") from error
+        if made[:1] == '"':  # an id, a date, a decimal number
+            made = json.loads(made)
+    if not made.strip():
+        raise ValueError(
+            f"{option} of {task.module_path} made a blank key of {job.call}. For a call without a key let a callable "
+            "return None."
+        )
+    return shortened(storable(made))
+
+
 def clean_key(value: Any) -> Any:
     """Raise ``TypeError`` or ``ValueError`` for what cannot make a key."""
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value.strip():
         list(Formatter().parse(value))
     elif value is not None and not callable(value):
         raise TypeError("it must be a template such as 'tenant-{tenant_id}', or a callable that gets the arguments")
@@ -100,19 +126,21 @@ def slots_of(task: AnyTask, job: Job | None = None) -> Slots:
     return Slots(*(of_task(task, name) for name in Slots._fields)).but(given)
 
 
-def limit_key(task: AnyTask, job: Job, option: str) -> str:
-    """The key that the option makes of the call; without one, the task's path.
+def limit_key(task: AnyTask, job: Job, option: str) -> str | None:
+    """The key that the option makes of the call; without one, the task's path. None if the task's callable wants none
+    for it.
 
-    Raise ``ValueError`` for a template that does not fit the call.
+    Raise ``ValueError`` for a template that does not fit the call or makes a blank key, and ``TypeError`` for a
+    callable's answer that is no data.
     """
     made = in_force(job, task, option)
     if made is None:
         made = job.task_path
     elif callable(made):
-        made = str(made(*job.args, **job.kwargs))
+        made = made(*job.args, **job.kwargs)
     else:
         made = filled(made, option, task, job)
-    return shortened(storable(made))
+    return key_text(made, option, task, job)
 
 
 def name_of(key: str) -> str:
@@ -126,8 +154,8 @@ def name_of(key: str) -> str:
 def unique_text(task: JobTask[..., Any], job: Job) -> str | None:
     """The unique key of the call, as people read it; None if the task's callable wants none for it.
 
-    Raise ``ValueError`` for a template that does not fit the call and ``TypeError`` for a callable's answer that is no
-    data.
+    Raise ``ValueError`` for a template that does not fit the call or makes a blank key, and ``TypeError`` for a
+    callable's answer that is no data.
     """
     made: Any = task.unique
     if made is True:
@@ -138,12 +166,7 @@ def unique_text(task: JobTask[..., Any], job: Job) -> str | None:
         made = filled(made, "unique", task, job)
     else:
         made = made(*job.args, **job.kwargs)
-        if made is not None and not isinstance(made, str):
-            try:
-                made = json.dumps(made, sort_keys=True, ensure_ascii=False)
-            except TypeError as error:
-                raise TypeError(f"unique of {task.module_path} made no data of {job.call}: {error}.") from error
-    return None if made is None else shortened(storable(made))
+    return key_text(made, "unique", task, job)
 
 
 def unique_key(task_path: str, text: str) -> str:
@@ -176,6 +199,10 @@ def problems_of(task: JobTask[..., Any]) -> Iterator[str]:
         yield f"max_debounce is for on_conflict='debounce', not {conflict!r}."
     if unique is None and (until, conflict) != ("finished", "return"):
         yield "unique_until and on_conflict say what becomes of a unique key: give unique too, if only as False."
+    for option in LIMIT_KEYS:
+        template = task.options.get(option)
+        if isinstance(template, str) and (missing := _not_taken(template, task)):
+            yield _says_not_taken(option, template, missing, task)
 
 
 def _problems_of_maker(task: JobTask[..., Any]) -> Iterator[str]:
@@ -187,15 +214,29 @@ def _problems_of_maker(task: JobTask[..., Any]) -> Iterator[str]:
         yield f"unique cannot be {unique!r}: {error}, or True for all arguments."
     else:
         if missing:
-            yield f"unique {unique!r} names {', '.join(missing)}: {task.func.__name__} has no such parameter."
+            yield _says_not_taken("unique", unique, missing, task)
+
+
+def _says_not_taken(option: str, template: str, missing: list[str], task: AnyTask) -> str:
+    return f"{option} {template!r} names {', '.join(missing)}: {task.func.__name__} has no such parameter."
 
 
 def _not_taken(template: str, task: AnyTask) -> list[str]:
     """The names in the template that no call of the function can have."""
     parameters = list(_signature(task.func).parameters.values())[bool(task.takes_context) :]
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
-        return []
+    kinds = {parameter.kind for parameter in parameters}
+    in_order = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    number = sum(parameter.kind in in_order for parameter in parameters)
     known = {parameter.name for parameter in parameters}
     fields = [field for _, field, _, _ in Formatter().parse(template) if field]
     names = [field.replace("[", ".").partition(".")[0] for field in fields]
-    return [name for name in names if name and not name.isdigit() and name not in known]
+    return [
+        name
+        for name in names
+        if name
+        and (
+            int(name) >= number and Parameter.VAR_POSITIONAL not in kinds
+            if name.isdecimal()
+            else name not in known and Parameter.VAR_KEYWORD not in kinds
+        )
+    ]

@@ -10,10 +10,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from .exception_groups import leaves_of
 from .moments import LONGEST_DELAY, check_moment
 from .tracebacks import format_exception
 
 MESSAGE_LENGTH = 500
+#: Exceptions of a group that its message names.
+DESCRIBED = 10
 
 
 class State(StrEnum):
@@ -105,14 +108,21 @@ def storable(text: str) -> str:
 
 
 def describe(exception: BaseException) -> str:
-    """The exception in one line: ``ValueError: no such order``."""
+    """The exception in one line: ``ValueError: no such order``. A group names the exceptions in it."""
+    line = _in_one_line(exception)
+    if isinstance(exception, BaseExceptionGroup):
+        line = f"{line}: {'; '.join(map(_in_one_line, leaves_of(exception)[:DESCRIBED]))}"
+    return storable(line)[:MESSAGE_LENGTH]
+
+
+def _in_one_line(exception: BaseException) -> str:
     try:
         text = str(exception)
     except Exception:
         text = "(cannot be shown)"
     first = text.strip().splitlines()[0] if text.strip() else ""
     name = type(exception).__name__
-    return storable(f"{name}: {first}" if first else name)[:MESSAGE_LENGTH]
+    return f"{name}: {first}" if first else name
 
 
 def is_period(value: Any) -> bool:

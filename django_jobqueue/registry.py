@@ -14,6 +14,7 @@ from django.conf import settings
 
 from .compat import AnyTask, Task
 from .conf import task_modules
+from .exception_groups import failures_in
 from .exceptions import Fail, InvalidResult, Retry, UnknownTask
 
 
@@ -84,12 +85,13 @@ def effective(task: AnyTask, name: str, default: Any) -> Any:
 
 
 def is_retried(error: BaseException, task: AnyTask) -> bool:
-    """Does the task want another attempt after this exception, if it has any left?"""
-    if isinstance(error, Fail | InvalidResult):
-        return False
+    """Does the task want another attempt after this exception, if it has any left?
+
+    After a group only if it wants one after each failure in the group.
+    """
     if isinstance(error, Retry):
         return True
-    if isinstance(error, effective(task, "give_up_on", ())):
+    failures, retry_on = failures_in(error), effective(task, "retry_on", ())
+    if any(isinstance(one, (Fail, InvalidResult, *effective(task, "give_up_on", ()))) for one in (error, *failures)):
         return False
-    retry_on = effective(task, "retry_on", ())
-    return not retry_on or isinstance(error, retry_on)
+    return not retry_on or isinstance(error, retry_on) or all(isinstance(failure, retry_on) for failure in failures)

@@ -8,7 +8,16 @@ from datetime import datetime, timedelta
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from .compat import AnyResult, AnyTask, BaseTaskBackend, TaskError, TaskResult, TaskResultStatus, normalize_json
+from .compat import (
+    TASK_REFRESH_ATTRS,
+    AnyResult,
+    AnyTask,
+    BaseTaskBackend,
+    TaskError,
+    TaskResult,
+    TaskResultStatus,
+    normalize_json,
+)
 from .exceptions import Cancelled, Dropped, JobFailed, UnknownTask
 from .models import Attempt, Job
 from .outcomes import seconds
@@ -52,7 +61,24 @@ else:
 class JobResult(_TaskResult[P, R]):
     """Django's ``TaskResult``, which can also be waited for."""
 
-    __slots__ = ()
+    __slots__ = ("_attempts",)
+    _attempts: int
+
+    @property
+    def attempts(self) -> int:
+        """How often the job was started, also where the result does not name the worker of each attempt any more."""
+        return getattr(self, "_attempts", len(self.worker_ids))
+
+    def refresh(self) -> None:
+        self._take(_backend_of(self).get_result(self.id))
+
+    async def arefresh(self) -> None:
+        self._take(await _backend_of(self).aget_result(self.id))
+
+    def _take(self, newer: AnyResult) -> None:
+        for name in TASK_REFRESH_ATTRS:
+            object.__setattr__(self, name, getattr(newer, name))
+        object.__setattr__(self, "_attempts", newer.attempts)
 
     def wait(self, timeout: float | timedelta | None = None) -> R:
         """Wait until the job is over, and return what the task returned.
@@ -140,6 +166,7 @@ class PendingResult(JobResult):  # type: ignore[type-arg]
         made = moment.result()
         for field in fields(made):
             object.__setattr__(self, field.name, getattr(made, field.name))
+        object.__setattr__(self, "_attempts", made.attempts)
         object.__setattr__(self, "__class__", type(made))
 
     # These reach for the slot of the return value, or write to others.
@@ -274,6 +301,14 @@ def result_of(job: Job, attempts: Iterable[Attempt | Past], task: AnyTask) -> An
         worker_ids=worker_ids,
     )
     object.__setattr__(result, "_return_value", job.result)
+    if job.attempts > len(worker_ids):  # old attempts are not kept for ever; and some no worker has made
+        object.__setattr__(result, "_attempts", job.attempts - (len(attempts) - len(made)))
+    return result
+
+
+def counting_tries(result: AnyResult, tries: int) -> AnyResult:
+    """Let ``result.attempts`` be the number of attempts that count towards ``max_attempts``; for a backoff."""
+    object.__setattr__(result, "_attempts", tries)
     return result
 
 

@@ -346,6 +346,8 @@ class Step:
     #: Does it get the results of those before it, and as a list?
     takes_result: bool = False
     listed: bool = False
+    #: Those of ``after`` whose results it does not get.
+    silent: frozenset[int] = frozenset()
 
 
 #: What may become of a job that waits for one that has not succeeded.

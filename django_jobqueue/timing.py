@@ -18,6 +18,21 @@ DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 SOME_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 LONGEST_PERIOD = timedelta(days=3660)
 UNITS = {"week": 604_800, "day": 86_400, "hour": 3600, "minute": 60, "second": 1}
+NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+#: cronsim knows months and days by the first three letters of their names.
+_NAMES = re.compile(
+    r"\b(?:sunday|monday|tuesday|wednesday|thursday|friday|saturday"
+    r"|january|february|march|april|june|july|august|september|october|november|december)\b",
+    re.IGNORECASE,
+)
 _EVERY = re.compile(r"every(?: ([\d.]+))? ?(w|week|d|day|h|hour|m|min|minute|s|sec|second)s?")
 
 
@@ -36,7 +51,7 @@ class Cron:
     def __post_init__(self) -> None:
         if not isinstance(self.expression, str):
             raise ValueError(f"a cron expression is text such as '*/5 * * * *', not {self.expression!r}")
-        object.__setattr__(self, "expression", " ".join(self.expression.split()))
+        object.__setattr__(self, "expression", _in_fields(self.expression))
         zone_of(self.zone)
         try:
             first = next(self._walls(SOME_DAY), None)
@@ -125,6 +140,17 @@ class Every:
         """The first time later than ``moment`` that is a whole number of periods away from ``anchor``, or from it."""
         anchor = anchor or moment
         return anchor + ((moment - anchor) // self.period + 1) * self.period
+
+
+def _in_fields(expression: str) -> str:
+    """The expression as cronsim takes it. Raise ``ValueError`` for a word with an ``@`` that is none."""
+    text = " ".join(expression.split())
+    if not text.startswith("@"):
+        return _NAMES.sub(lambda name: name[0][:3], text)
+    try:
+        return NICKNAMES[text.lower()]
+    except KeyError:
+        raise ValueError(f"{expression!r} is no cron expression; there are {', '.join(NICKNAMES)}") from None
 
 
 Timing: TypeAlias = Cron | Every

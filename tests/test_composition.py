@@ -8,9 +8,12 @@ from django.db import transaction
 from django_jobqueue import chain, enqueue_beside, group
 from django_jobqueue.compat import InvalidTask, TaskResultStatus
 from django_jobqueue.composition import Layout
+from django_jobqueue.lifecycle import follow_up, retry
 from django_jobqueue.models import Attempt, Batch, Dependency, Job
+from django_jobqueue.registry import resolve
 
 from . import batch_tasks as tasks
+from .lifecycle import steps
 from .worker.workers import drain
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -272,10 +275,128 @@ def test_what_is_no_call_is_refused():
     with pytest.raises(TypeError, match=r"chain takes task\.s"):
         chain(tasks.one)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one call"):
-        group()
+        chain()
 
 
 def test_a_layout_waits_only_for_what_stands_before():
     steps = Layout().of(chain(tasks.one.s(), group(tasks.add.s(1), tasks.add.s(2)), tasks.total.s()))
     assert [step.after for step in steps] == [(), (0,), (0,), (1, 2)]
     assert [step.listed for step in steps] == [False, False, False, True]
+
+
+# -- large and empty ones -------------------------------------------------------------------------
+
+
+def carry_on(*, finish=lambda job: steps.succeeded(1)) -> None:
+    """Do what a worker does until nothing is left: quicker than one, and in this thread."""
+    holder = steps.worker()
+    while jobs := steps.take(holder, 100):
+        for job in jobs:
+            steps.end(job, finish(job))
+        follow_up("default")
+
+
+def by_hand(job):
+    """What its task returns, when called here."""
+    return steps.succeeded(resolve(job.task_path).func(*job.args, **job.kwargs))
+
+
+def test_a_chain_of_a_thousand_steps_made_with_then():
+    long = chain(tasks.one.s())
+    for _ in range(999):
+        long = long.then(tasks.add.s())
+    assert [step.after for step in Layout().of(long)] == [(), *((place,) for place in range(999))]
+    assert "…" in repr(long) or len(repr(long)) > 1000
+    enqueued = long.enqueue()
+    assert len(enqueued) == 1000 and Dependency.objects.count() == 999
+
+
+def test_parts_may_be_in_parts_a_thousand_times():
+    deep = chain(tasks.one.s())
+    for number in range(1000):
+        deep = group(deep) if number % 2 else deep.finally_(tasks.show.si()).then(tasks.show.s())
+    assert len(Layout().of(deep)) == 1001
+    assert len(repr(deep)) < 500
+
+
+@pytest.mark.parametrize(("first", "second"), [(30, 30), (3, 3), (40, 3)])
+def test_a_group_behind_a_group_costs_a_row_for_each_job(first, second):
+    parts = group(*(tasks.one.s() for _ in range(first))), group(*(tasks.show.s() for _ in range(second)))
+    enqueued = chain(*parts, tasks.show.s()).enqueue()
+    assert len(enqueued) == first + second + 1
+    assert Dependency.objects.count() == first + second + second
+    carry_on(finish=by_hand)
+    assert value(enqueued[first]) == [[[1] * first], {}]
+    assert len(value(enqueued[-1])[0][0]) == second
+
+
+@pytest.mark.parametrize(("if_failed", "status"), [("cancel", "CANCELLED"), ("fail", "FAILED"), ("run", "SUCCESSFUL")])
+def test_a_group_behind_a_wide_group_in_which_something_fails(if_failed, status):
+    wide = group(*(tasks.one.s() for _ in range(4)), tasks.fails.s())
+    enqueued = wide.then(group(*(tasks.show.s(n) for n in range(5))), if_failed=if_failed).enqueue()
+    carry_on(finish=lambda job: steps.failed() if job.task_name == "fails" else by_hand(job))
+    assert statuses(enqueued) == ["SUCCESSFUL"] * 4 + ["FAILED"] + [status] * 5
+    if if_failed == "run":
+        assert value(enqueued[5]) == [[[1, 1, 1, 1, None], 0], {}]
+    else:
+        # and on it goes when the one is retried
+        retry([int(enqueued[4].id)])
+        carry_on()
+        assert statuses(enqueued) == ["SUCCESSFUL"] * 10
+
+
+def test_a_wide_group_grows_while_it_runs():
+    enqueued = group(*(tasks.one.s() for _ in range(3))).then(group(*(tasks.show.s() for _ in range(3)))).enqueue()
+    enqueue_beside([tasks.add.si(6)], job=enqueued[0])
+    carry_on(finish=by_hand)
+    assert value(enqueued[-1]) == [[[1, 1, 1, 7]], {}]
+
+
+def test_chains_behind_a_wide_group_that_want_no_result():
+    first = group(*(tasks.one.s() for _ in range(5)))
+    enqueued = chain(first, group(*(chain(tasks.show.si(n), tasks.show.s()) for n in range(5)))).enqueue()
+    assert Dependency.objects.filter(position__isnull=False).count() == 5
+    carry_on(finish=by_hand)
+    assert value(enqueued[-1]) == [[[[4], {}]], {}]
+    assert Job.objects.get(task_path="django_jobqueue.gathering.gather").result is None
+
+
+def test_the_step_between_wide_groups_is_in_the_queue_of_the_first():
+    wide = group(*(tasks.one.using(queue_name="mail").s() for _ in range(3)))
+    wide.then(group(*(tasks.show.s() for _ in range(3)))).enqueue()
+    between = Job.objects.get(task_path="django_jobqueue.gathering.gather")
+    assert (between.status, between.queue_name) == ("WAITING", "mail")
+
+
+@pytest.mark.parametrize(
+    ("make", "result"),
+    [
+        (lambda: group().then(tasks.show.s(5)), [[[], 5], {}]),
+        (lambda: group().then(tasks.show.si(5)), [[5], {}]),
+        (lambda: chain(tasks.one.s(), group(), tasks.show.s()), [[[]], {}]),
+        (lambda: chain(group(), group(), tasks.show.s()), [[[]], {}]),
+        (lambda: group(group(), tasks.one.s()).then(tasks.show.s()), [[[1]], {}]),
+        (lambda: group(chain(tasks.one.s(), group()), tasks.add.s(1)).then(tasks.show.s()), [[[2]], {}]),
+        (lambda: chain(group(), group(tasks.show.s()), tasks.show.s()), [[[[[[]], {}]]], {}]),
+    ],
+)
+def test_a_group_of_nothing_hands_on_an_empty_list(make, result):
+    enqueued = make().enqueue()
+    carry_on(finish=by_hand)
+    assert value(enqueued[-1]) == result
+    assert set(statuses(enqueued)) == {"SUCCESSFUL"}
+
+
+def test_what_lies_before_a_group_of_nothing_is_waited_for():
+    enqueued = chain(tasks.one.s(), group().finally_(tasks.show.si("end")), tasks.show.s()).enqueue()
+    assert statuses(enqueued) == ["READY", "WAITING", "WAITING"]
+    carry_on(finish=lambda job: steps.failed())
+    assert statuses(enqueued) == ["FAILED", "FAILED", "CANCELLED"]
+
+
+def test_a_group_of_nothing_and_nothing_more():
+    enqueued = group().enqueue()
+    assert list(enqueued) == [] and enqueued.batch_id is None
+    assert len(group().finally_(tasks.show.si()).on_failure(tasks.show.si()).enqueue()) == 1
+    with pytest.raises(InvalidTask, match="cannot take the result"):
+        group().then(tasks.nothing.s()).enqueue()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
 
 from django_jobqueue import task
 from django_jobqueue.compat import InvalidTask
-from django_jobqueue.keys import KEY_LENGTH, clean_key, filled, shortened, unique_key, unique_text
+from django_jobqueue.keys import KEY_LENGTH, clean_key, filled, limit_key, shortened, unique_key, unique_text
+from django_jobqueue.middleware.concurrency import Concurrency
+from django_jobqueue.middleware.rate_limit import RateLimit
 from django_jobqueue.models import Job
 
 pytestmark = pytest.mark.once
@@ -111,3 +115,44 @@ def test_a_task_that_is_declared_with_nonsense_names_it():
         @task(unique="{odrer}")
         def closed(order):
             pass
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_key_is_refused(blank):
+    with pytest.raises(ValueError, match=r"unique of .*plain made a blank key of plain\(7\)"):
+        made(lambda order: blank, 7)
+    with pytest.raises(ValueError, match="blank key"):
+        made("{order}", blank)
+    with pytest.raises(TypeError, match="template such as"):
+        clean_key(blank)
+
+
+@pytest.mark.parametrize("option", ["concurrency_key", "rate_key"])
+def test_a_limits_key_is_made_as_a_unique_one(option):
+    def key(answer):
+        return limit_key(with_context, Job(args=[7], kwargs={}, options={option: lambda order: answer}), option)
+
+    assert key(None) is None
+    assert key("x" * 300) == shortened("x" * 300)
+    assert [key(answer) for answer in (7, True, ["a", 1], {"b": 1, "a": 2})] == [
+        "7",
+        "true",
+        '["a", 1]',
+        '{"a": 2, "b": 1}',
+    ]
+    number = uuid4()
+    assert [key(number), key(Decimal("1.50")), key(date(2026, 1, 2))] == [str(number), "1.50", "2026-01-02"]
+    with pytest.raises(ValueError, match=f"{option} of .*with_context made a blank key"):
+        key(" ")
+    with pytest.raises(TypeError, match=f"{option} of .*with_context made no data"):
+        key(object())
+
+
+@pytest.mark.parametrize("option", ["concurrency_key", "rate_key", "unique"])
+@pytest.mark.parametrize(("template", "missing"), [("{tennant}", "tennant"), ("a-{size[x]}", "size"), ("{1}", "1")])
+def test_a_key_of_arguments_that_the_task_does_not_have_is_refused_at_its_declaration(option, template, missing):
+    def closed(tenant):
+        pass
+
+    with pytest.raises(InvalidTask, match=f"{option} .* names {missing}: closed has no such parameter"):
+        task(middleware=[Concurrency, RateLimit], **{option: template})(closed)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from django_jobqueue import cron
 from django_jobqueue.timing import Cron, Every, latest, parse
 
 pytestmark = pytest.mark.once
@@ -166,12 +167,35 @@ def test_a_timing_has_a_text_and_is_read_from_it(text, timing, again, told):
 
 
 @pytest.mark.parametrize(
+    ("nickname", "expression"),
+    [
+        ("@hourly", "0 * * * *"),
+        ("@daily", "0 0 * * *"),
+        ("@midnight", "0 0 * * *"),
+        (" @Weekly ", "0 0 * * 0"),
+        ("@monthly", "0 0 1 * *"),
+        ("@yearly", "0 0 1 1 *"),
+        ("@annually", "0 0 1 1 *"),
+        ("0 9 * * Monday-friday", "0 9 * * Mon-fri"),
+        ("0 0 1 january,September,DECEMBER *", "0 0 1 jan,Sep,DEC *"),
+        ("0 0 * * tuesday,wednesday,thursday,saturday,sunday", "0 0 * * tue,wed,thu,sat,sun"),
+        ("0 0 1 february,march,april,june,july,august,october,november *", "0 0 1 feb,mar,apr,jun,jul,aug,oct,nov *"),
+    ],
+)
+def test_nicknames_and_names_of_days_and_months_are_cron_expressions(nickname, expression):
+    assert Cron(nickname, "UTC") == Cron(expression, "UTC") == parse(nickname, "UTC")
+    assert cron(nickname).timing.text == expression
+
+
+@pytest.mark.parametrize(
     ("text", "zone", "message"),
     [
         ("61 * * * *", "UTC", "no cron expression: Bad minute"),
         ("* * * *", "UTC", "Wrong number of fields"),
         ("", "UTC", "Wrong number of fields"),
         ("0 0 30 2 *", "UTC", "Bad day-of-month"),
+        ("@reboot", "UTC", "'@reboot' is no cron expression; there are @hourly, @daily,"),
+        ("0 0 * * Moonday", "UTC", "Bad day-of-week"),
         ("* * * * *", "Europe/Atlantis", "there is no time zone 'Europe/Atlantis'"),
         ("* * * * *", "../etc/passwd", "there is no time zone"),
         ("every now and then", "", "is no period"),

@@ -59,6 +59,12 @@ SUCCEED_JOB = (
     f"UPDATE {JOB} SET status='SUCCESSFUL', started_at=%s, finished_at=%s, result=%s, worker_id=NULL, token=NULL "
     "WHERE id=%s AND token=%s"
 )
+#: One for each job, from the end of its attempts back.
+LATEST_ATTEMPT = f"""
+SELECT * FROM (
+    SELECT job_id, number FROM {ATTEMPT} WHERE job_id = %s ORDER BY number DESC LIMIT 1 OFFSET %s
+) AS latest{{number}}
+"""
 ADD_ATTEMPT = (
     f"INSERT INTO {ATTEMPT} (job_id, number, worker_id, started_at, finished_at, outcome, message, "
     "exception_class_path, traceback, log) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
@@ -225,6 +231,12 @@ class Dialect(Limits):
         if query.is_sliced or query.combinator or query.distinct or [*query.alias_refcount] != [JOB]:
             raise ValueError("What a worker claims can only be narrowed by conditions on the columns of the job.")
         return Filter(f"AND ({sql})", tuple(params)) if sql else ANY
+
+    def latest_attempts(self, ids: Sequence[int], most: int) -> dict[int, int]:
+        """The number of each job's attempt with which the latest of them begin, so many; 0 if it has fewer."""
+        sql = " UNION ALL ".join(LATEST_ATTEMPT.format(number=number) for number in range(len(ids)))
+        rows = self._rows(sql, [value for pk in ids for value in (pk, most - 1)])
+        return dict.fromkeys(ids, 0) | {pk: number for pk, number in rows}  # noqa: C416
 
     def _mark_running(self, rows: Sequence[Row], worker_id: int, token: int) -> None:
         ids = ", ".join(str(row[0]) for row in rows)

@@ -15,7 +15,17 @@ WAITING, for a slot of its concurrency key ──admit──▶ READY, in line; 
 from . import waiting
 from .admit import admit, waiting_keys
 from .batch import cancel_batch, retry_batch
-from .claim import QueueSelector, claim, in_order, lanes_in_order, next_due, peek, promote, release
+from .claim import (
+    QueueSelector,
+    attach_past_attempts,
+    claim,
+    in_order,
+    lanes_in_order,
+    next_due,
+    peek,
+    promote,
+    release,
+)
 from .compose import enqueue_batch, enqueue_behind, enqueue_beside
 from .control import Cancelled, cancel, move, reprioritise, reschedule, retry, retry_all, run_now
 from .enqueue import enqueue, together
@@ -38,6 +48,7 @@ __all__ = [
     "Retried",
     "Run",
     "admit",
+    "attach_past_attempts",
     "cancel",
     "cancel_batch",
     "claim",

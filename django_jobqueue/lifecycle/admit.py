@@ -8,6 +8,8 @@ the second one sees what the first one has done.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..dialects import Lane, get_dialect
@@ -18,20 +20,29 @@ from ..registry import resolve
 from . import notify
 from .claim import release
 
+logger = logging.getLogger(__name__)
+
 #: Tasks that jobs waited for slots of, in this process.
 _tasks: set[str] = set()
+#: When to warn again of those that this process does not know, by the monotonic clock.
+_told: dict[tuple[str, str], float] = {}
+#: After so many seconds.
+TOLD_FOR = 3600.0
 
 #: Who is sent to its key comes in line anew, which is the way to wait for a slot.
 SOON = 0.001
 
 
 def put_under_key(job: Job) -> None:
-    """Give a job that is about to be saved its concurrency key; from now on it waits until it is admitted.
+    """Give a job that is about to be saved its concurrency key; from now on it waits until it is admitted. It has none
+    where its task's callable says so.
 
-    Raise ``ValueError`` for a template that does not fit the call.
+    Raise ``ValueError`` or ``TypeError`` for what makes no key of the call.
     """
     job.decode()
     job.concurrency_key = limit_key(job.limited_task, job, "concurrency_key")
+    if job.concurrency_key is None:
+        return
     if job.status == Job.Status.READY and job.place is not None:
         job.status = Job.Status.WAITING
 
@@ -69,7 +80,7 @@ def admit(keys: Iterable[str], using: str, floors: Mapping[Lane, int] | None = N
     dialect, lanes = get_dialect(using), set[Lane]()
     number, left = dialect.keys_at_once, sorted(set(keys))
     while left:
-        admitted = dialect.admit(left[:number], *_rules(), floors or {})
+        admitted = dialect.admit(left[:number], *_rules(using), floors or {})
         lanes |= admitted.lanes
         _tasks.update(admitted.strangers)
         left = sorted(admitted.unfinished) + left[number:]
@@ -85,7 +96,7 @@ def give_back_slots(key: str, using: str) -> int:
     return get_dialect(using).again_after_collision(lambda: ready.update(status=Job.Status.WAITING))
 
 
-def _rules() -> tuple[dict[str, Slots], list[str]]:
+def _rules(using: str) -> tuple[dict[str, Slots], list[str]]:
     """How many slots there are by what the tasks say, and the tasks that this process does not know: a worker that
     does will let their jobs in.
     """
@@ -94,6 +105,17 @@ def _rules() -> tuple[dict[str, Slots], list[str]]:
     for path in sorted(_tasks):
         try:
             rules[path] = slots_of(resolve(path))
-        except UnknownTask:
+        except UnknownTask as error:
             unknown.append(path)
+            _tell_of(path, error, using)
     return rules, unknown
+
+
+def _tell_of(path: str, error: UnknownTask, using: str) -> None:
+    """Warn now and then of jobs that only a worker of other code can let in; nobody else says that they wait."""
+    now = time.monotonic()
+    if now < _told.get((using, path), now):
+        return
+    _told[using, path] = now + TOLD_FOR
+    if Job.objects.using(using).waiting_for_slots().filter(task_path=path).exists():
+        logger.warning("%s Its jobs wait for slots of their concurrency keys until a worker knows it.", error)

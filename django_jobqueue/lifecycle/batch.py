@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from ..dialects import get_dialect
-from ..models import Batch, Job
+from ..models import Batch, Dependency, Job
+from ..models.batch import Rule
 from . import control
 from .follow import CHUNK
 from .route import write_route
@@ -17,10 +19,13 @@ CANCELLED_IN_ORDER = (Job.Status.WAITING, Job.Status.READY, Job.Status.RUNNING)
 
 
 def cancel_batch(batch_id: int, using: str | None = None) -> control.Cancelled:
-    """Cancel what has not started, ask what runs to stop, and let nobody add to the batch any more."""
+    """Cancel what has not started, ask what runs to stop, and let nobody add to the batch any more. What ``finally_``
+    has added runs all the same, once the rest has ended.
+    """
     using = write_route(using)
     close_batch(batch_id, using)
-    cancelled = (control.cancel(_ids_of(batch_id, status, using), using) for status in CANCELLED_IN_ORDER)
+    rows = Job.objects.using(using).exclude(pk__in=in_any_case(batch_id, using))
+    cancelled = (control.cancel(_ids_of(batch_id, status, rows), using) for status in CANCELLED_IN_ORDER)
     return sum(cancelled, control.Cancelled())
 
 
@@ -28,8 +33,15 @@ def retry_batch(batch_id: int, using: str | None = None) -> int:
     """Run again what has failed or was cancelled, and what comes behind it; how many are in line at once."""
     using = write_route(using)
     open_batch(batch_id, using)
-    statuses = (Job.Status.FAILED, Job.Status.CANCELLED)
-    return sum(control.retry(_ids_of(batch_id, status, using), using) for status in statuses)
+    statuses, rows = (Job.Status.FAILED, Job.Status.CANCELLED), Job.objects.using(using)
+    return sum(control.retry(_ids_of(batch_id, status, rows), using) for status in statuses)
+
+
+def in_any_case(batch_id: int, using: str) -> list[int]:
+    """The unfinished jobs of the batch that run whatever becomes of those in it that they wait for."""
+    unconditional = Dependency.objects.using(using).filter(rule=Rule.RUN, position__isnull=True, on__batch=batch_id)
+    jobs = Job.objects.using(using).unfinished().filter(batch=batch_id)
+    return list(jobs.filter(Exists(unconditional.filter(job=OuterRef("pk")))).values_list("pk", flat=True))
 
 
 def close_batch(batch_id: int, using: str) -> None:
@@ -43,9 +55,9 @@ def open_batch(batch_id: int, using: str) -> None:
     get_dialect(using).again_after_collision(lambda: batch.update(cancelled_at=None))
 
 
-def _ids_of(batch_id: int, status: str, using: str) -> Iterator[int]:
-    """The jobs of the batch with this status, each once: their status may change meanwhile."""
-    rows, behind = Job.objects.using(using).filter(batch=batch_id, status=status).order_by("pk"), 0
+def _ids_of(batch_id: int, status: str, jobs: QuerySet[Job]) -> Iterator[int]:
+    """Those of the jobs in the batch with this status, each once: their status may change meanwhile."""
+    rows, behind = jobs.filter(batch=batch_id, status=status).order_by("pk"), 0
     while ids := list(rows.filter(pk__gt=behind).values_list("pk", flat=True)[:CHUNK]):
         yield from ids
         behind = ids[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from django.db.models import Q, QuerySet
@@ -16,6 +16,10 @@ from . import notify
 from .keep import keep_of
 
 PROMOTE_LIMIT = 1000
+#: So many of the latest attempts are read with a job that has had more.
+ATTEMPTS_READ = 50
+#: Of so many such jobs in one statement.
+JOBS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +148,25 @@ def narrowed(narrow: Callable[[QuerySet[Job]], QuerySet[Job]], using: str) -> Fi
 
 
 def attach_past_attempts(jobs: Sequence[Job], using: str) -> None:
-    if not jobs:
-        return
+    """Give each job its attempts that have ended; of very many the first one and the latest."""
     past: dict[int, list[Attempt]] = {}
-    ids = [job.pk for job in jobs]
-    for attempt in Attempt.objects.using(using).filter(job_id__in=ids).order_by("job_id", "number"):
+    for attempt in _past_attempts(jobs, using):
         past.setdefault(attempt.job_id, []).append(attempt)
     for job in jobs:
         job.past_attempts = tuple(past.get(job.pk, ()))
+
+
+def _past_attempts(jobs: Sequence[Job], using: str) -> Iterator[Attempt]:
+    rows = Attempt.objects.using(using).order_by("job_id", "number")
+    if few := [job.pk for job in jobs if job.attempts <= ATTEMPTS_READ]:
+        yield from rows.filter(job_id__in=few)
+    many = [job.pk for job in jobs if job.attempts > ATTEMPTS_READ]
+    for start in range(0, len(many), JOBS_AT_ONCE):
+        some = many[start : start + JOBS_AT_ONCE]
+        wanted = Q(job_id__in=some, number=1)
+        for pk, number in get_dialect(using).latest_attempts(some, ATTEMPTS_READ).items():
+            wanted |= Q(job_id=pk, number__gte=number)
+        yield from rows.filter(wanted)
 
 
 def held_by(worker_id: int, using: str) -> list[Job]:

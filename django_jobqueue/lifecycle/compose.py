@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import count, repeat
 
 from django.db.models import F
 
@@ -44,8 +44,9 @@ def enqueue_batch(jobs: list[Job], steps: Sequence[Step], waits: Waits, name: st
                 jobs[place].followed = True
         _insert_all(jobs, insert)
         # jobs that were there already have the unique keys of those that were to be enqueued
-        found = {jobs[place].pk for step in steps for place in step.after if jobs[place].was_there}
-        link([*_inner(jobs, steps), *_outer(jobs, waits)], using, late={*late, *found})
+        behind = (jobs[place] for step in steps for place in step.after)
+        found = {job.pk: job.status for job in behind if job.was_there}
+        link([*_inner(jobs, steps), *_outer(jobs, waits)], using, late={**late, **found})
         return batch
 
     return together(jobs, using, write)
@@ -69,15 +70,15 @@ def enqueue_beside(jobs: list[Job], beside: int, insert: Insert, using: str) -> 
     together(jobs, using, write)
 
 
-def check_there(waits: Waits, using: str) -> list[int]:
-    """The jobs outside that are waited for."""
+def check_there(waits: Waits, using: str) -> dict[int, str]:
+    """The jobs outside that are waited for, and where they stand."""
     late = sorted({pk for ons, _ in waits.values() for pk in ons})
-    there: set[int] = set()
+    there: dict[int, str] = {}
     for chunk in chunks(late):
-        there.update(Job.objects.using(using).filter(pk__in=chunk).values_list("pk", flat=True))
+        there.update(Job.objects.using(using).filter(pk__in=chunk).values_list("pk", "status"))
     if missing := [f"#{pk}" for pk in late if pk not in there]:
         raise ValueError(f"after: there is no job {', '.join(missing[:10])} in the database {using!r}.")
-    return late
+    return there
 
 
 def _insert_all(jobs: list[Job], insert: Insert) -> None:
@@ -91,12 +92,13 @@ def _insert_all(jobs: list[Job], insert: Insert) -> None:
 
 def _inner(jobs: Sequence[Job], steps: Sequence[Step]) -> Iterator[Dependency]:
     for job, step in zip(jobs, steps, strict=True):
-        for position, place in enumerate(step.after):
+        positions = count()
+        for place in step.after:
             yield Dependency(
                 job_id=job.pk,
                 on_id=jobs[place].pk,
                 rule=step.rule,
-                position=position if step.takes_result else None,
+                position=next(positions) if step.takes_result and place not in step.silent else None,
                 listed=step.listed,
             )
 

@@ -19,16 +19,22 @@ Archive = Callable[[list[Job]], object]
 def delete(ids: list[int], why: Q, using: str, archive: Archive | None = None) -> int:
     """Delete those of the jobs that are finished and meet the condition; how many. ``archive`` gets them before.
 
-    Those whose end others still have to be told of stay, and those whose unique keys somebody else has locked.
+    Those whose end others still have to be told of stay, those whose result others wait for, and those whose unique
+    keys somebody else has locked.
     """
     return get_dialect(using).transact(lambda: _delete(ids, why, using, archive)) if ids else 0
+
+
+def is_needed() -> Exists:
+    """Does any job still wait for this one's end or result?"""
+    return Exists(Dependency.objects.needed().filter(on=OuterRef("pk")))
 
 
 def _delete(ids: list[int], why: Q, using: str, archive: Archive | None) -> int:
     keys, busy = _locked_keys(ids, using)
     # asked again: a job may have been retried since it was read, and may even have ended anew
-    still = Job.objects.using(using).finished().filter(why, pk__in=set(ids) - busy, followed=False).order_by("pk")
-    jobs = still.select_for_update()
+    still = Job.objects.using(using).finished().filter(why, ~is_needed(), pk__in=set(ids) - busy, followed=False)
+    jobs = still.order_by("pk").select_for_update()
     rows = list(jobs.only("pk", "batch_id") if archive is None else jobs.prefetch_related("attempt_set"))
     if not rows:
         return 0

@@ -8,15 +8,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from django.db import DatabaseError, connections
+from django.db.models import Q
+
 from ..conf import LOSSES_TO_ISOLATE
 from ..dialects import Dialect, Ending, Fields, Success, get_dialect
-from ..models import Job
-from ..outcomes import MESSAGE_LENGTH, Outcome, State, storable
+from ..models import Attempt, Job
+from ..outcomes import MESSAGE_LENGTH, UNCOUNTED, Outcome, State, storable
 from ..timing import aware
 from . import notify
 from .keep import keep_of
 
 logger = logging.getLogger(__name__)
+
+#: So many attempts of a job stay that do not count towards ``max_attempts``: snoozed, interrupted and lost ones.
+UNCOUNTED_KEPT = 100
+#: Older ones are deleted when there are so many more, for so many jobs in one statement.
+FOLDED_AT_ONCE, FOLDED_TOGETHER = 10, 50
 
 
 @dataclass(slots=True)
@@ -58,7 +66,31 @@ def finish(runs: Sequence[Run], using: str) -> dict[int, str]:
         written |= _halving(_finish, others, using)
         again = [run.outcome for run in others if run.outcome and written.get(run.job.pk) == Job.Status.READY]
         notify.put_back(again, using)
+        fold([run.job for run in others if _has_many_attempts(run) and run.job.pk in written], using)
     return written
+
+
+def _has_many_attempts(run: Run) -> bool:
+    """Has the job so many attempts that it is time to delete old ones? Asked after those that do not count."""
+    number, outcome = run.job.attempts, run.outcome
+    return number > UNCOUNTED_KEPT and number % FOLDED_AT_ONCE == 0 and outcome is not None and not outcome.counted
+
+
+def fold(jobs: Sequence[Job], using: str) -> None:
+    """Delete old attempts of these jobs that do not count: the latest hundred stay, the first one, and all that count.
+
+    So a job that is snoozed again and again does not grow without end.
+    """
+    for start in range(0, len(jobs), FOLDED_TOGETHER):
+        old = Q()
+        for job in jobs[start : start + FOLDED_TOGETHER]:
+            old |= Q(job_id=job.pk, number__gt=1, number__lte=job.attempts - UNCOUNTED_KEPT)
+        try:
+            Attempt.objects.using(using).filter(old, outcome__in=UNCOUNTED)._raw_delete(using)
+        except DatabaseError:
+            if connections[using].in_atomic_block:
+                raise
+            logger.warning("Old attempts cannot be deleted now; that is done later.", exc_info=True)
 
 
 def _says_little(run: Run) -> bool:

@@ -19,10 +19,11 @@ from django.db.models.functions import Now
 
 from ..dialects import Lane, get_dialect
 from ..exceptions import DependencyFailed
+from ..gathering import GATHER
 from ..models import Attempt, Dependency, Job
 from ..models.batch import Rule
 from ..models.fields import NextPlace
-from ..models.job import READY_OR_IN_WAITING
+from ..models.job import FINISHED, READY_OR_IN_WAITING
 from ..outcomes import State
 from . import notify
 from .keep import deleted_at
@@ -34,6 +35,8 @@ CHUNK = 500
 
 #: What somebody waits for has not succeeded: by these rules there is nothing to wait for any more.
 STRICT = (Rule.CANCEL, Rule.FAIL)
+RESULT_LOST = "The result of job #{}, which it was to get, has been deleted (keep, RETENTION, result_ttl)."
+_NONE: Mapping[int, str] = {}
 
 
 def follow_up(using: str) -> set[Lane]:
@@ -47,16 +50,16 @@ def follow_up(using: str) -> set[Lane]:
     return lanes
 
 
-def link(dependencies: Sequence[Dependency], using: str, *, late: Collection[int] = ()) -> None:
+def link(dependencies: Sequence[Dependency], using: str, *, late: Mapping[int, str] = _NONE) -> None:
     """Note who waits for whom, in the caller's transaction.
 
-    ``late`` are those waited for that were there before, and may be running: they are marked after the commit, for the
-    caller's transaction must not lock what a worker wants to finish. If that fails, ``find_strays`` finds them.
+    ``late`` are those waited for that were there before, and may be running, each with its status: they are marked
+    after the commit, for the caller's transaction must not lock what a worker wants to finish. If that fails,
+    ``find_strays`` finds them.
     """
     Dependency.objects.using(using).bulk_create(dependencies, batch_size=CHUNK)
     if late:
-        ids = sorted(late)
-        transaction.on_commit(lambda: _mark(ids, using), using=using, robust=True)
+        transaction.on_commit(lambda: _mark_late(late, using), using=using, robust=True)
 
 
 def find_strays(using: str, behind: int = 0) -> int:
@@ -71,11 +74,25 @@ def find_strays(using: str, behind: int = 0) -> int:
     open_ends = Dependency.objects.using(using).filter(job__in=waiting, status__isnull=True)
     there = Job.objects.using(using).filter(pk=OuterRef("on_id"))
     if gone := sorted(set(open_ends.filter(~Exists(there)).values_list("on_id", flat=True))):
-        get_dialect(using).transact(lambda: _tell(dict.fromkeys(gone, Job.Status.CANCELLED.value), using))
+        ends = dict.fromkeys(gone, Job.Status.CANCELLED.value)
+        get_dialect(using).transact(lambda: _tell(ends, using, are_gone=True))
     unmarked = open_ends.filter(Exists(there.filter(followed=False))).values_list("on_id", flat=True)
     if ids := sorted(set(unmarked)):
         _mark(ids, using)
     return waiting[-1] if len(waiting) == CHUNK else 0
+
+
+def _mark_late(late: Mapping[int, str], using: str) -> None:
+    """Mark jobs that were there when others were enqueued behind them. What is gone by now has ended, and was pruned
+    while the caller's transaction was open: as it stood then, or else it has succeeded since.
+    """
+    ids, rows = sorted(late), Job.objects.using(using)
+    there = {pk for chunk in chunks(ids) for pk in rows.filter(pk__in=chunk).values_list("pk", flat=True)}
+    if gone := [pk for pk in ids if pk not in there]:
+        ends = {pk: late[pk] if late[pk] in FINISHED else Job.Status.SUCCESSFUL.value for pk in gone}
+        for chunk in chunks(gone):
+            get_dialect(using).transact(partial(_tell, {pk: ends[pk] for pk in chunk}, using))
+    _mark([pk for pk in ids if pk in there], using)
 
 
 def _mark(ids: Sequence[int], using: str) -> None:
@@ -102,7 +119,7 @@ def _take_ends(using: str, among: Collection[int] | None = None) -> set[Lane] | 
     return _tell(ends, using) if ends else None
 
 
-def _tell(ends: Mapping[int, str], using: str) -> set[Lane]:
+def _tell(ends: Mapping[int, str], using: str, *, are_gone: bool = False) -> set[Lane]:
     """Tell those who wait for these jobs what they came to; the mark goes when all have been told."""
     open_ends = Dependency.objects.using(using).filter(on__in=list(ends), status__isnull=True)
     told = list(open_ends.order_by("on_id", "job_id")[:TOLD])
@@ -110,7 +127,7 @@ def _tell(ends: Mapping[int, str], using: str) -> set[Lane]:
     get_dialect(using).note_ends([(ends[one.on_id], one.on_id, one.job_id) for one in told])
     open_on = set() if len(told) < TOLD else set(open_ends.values_list("on_id", flat=True).distinct())
     Job.objects.using(using).filter(pk__in=[pk for pk in ends if pk not in open_on]).update(followed=False)
-    return _move_on(listeners, told, ends, using)
+    return _move_on(listeners, told, ends, using, are_gone)
 
 
 def _locked(ids: Sequence[int], using: str) -> dict[int, Job]:
@@ -121,7 +138,11 @@ def _locked(ids: Sequence[int], using: str) -> dict[int, Job]:
 
 
 def _move_on(
-    listeners: Mapping[int, Job], told: Iterable[Dependency], ends: Mapping[int, str], using: str
+    listeners: Mapping[int, Job],
+    told: Iterable[Dependency],
+    ends: Mapping[int, str],
+    using: str,
+    are_gone: bool = False,
 ) -> set[Lane]:
     """Each of those that waited goes on waiting, is put in line, or ends here."""
     news: dict[int, list[Dependency]] = {}
@@ -133,7 +154,7 @@ def _move_on(
     for pk, heard in news.items():
         bad = next((one for one in heard if one.rule in STRICT and ends[one.on_id] != Job.Status.SUCCESSFUL), None)
         if bad is not None:
-            _end(listeners[pk], bad.rule, _told_why(bad.on_id, ends[bad.on_id]), using)
+            _end(listeners[pk], bad.rule, _told_why(bad.on_id, "" if are_gone else ends[bad.on_id]), using)
         elif listeners[pk].waiting_for > len(heard):
             fewer.setdefault(len(heard), []).append(pk)
         elif heard[0].rule == Rule.RESCUE and not _has_something_failed(pk, using):
@@ -148,8 +169,8 @@ def _move_on(
 
 
 def _told_why(on: int, status: str) -> str:
-    what = "has failed" if status == Job.Status.FAILED else "was cancelled"
-    return f"Job #{on}, which it waited for, {what}."
+    what: dict[str, str] = {Job.Status.FAILED: "has failed", Job.Status.CANCELLED: "was cancelled"}
+    return f"Job #{on}, which it waited for, {what.get(status, 'has been deleted, so nobody knows what it came to')}."
 
 
 def _has_something_failed(pk: int, using: str) -> bool:
@@ -180,7 +201,13 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
     """Put jobs in line that wait for nothing more, with the results that they get; their lanes."""
     if not jobs:
         return set()
-    handed_on = _results_for([job.pk for job in jobs], using)
+    handed_on, lost = _results_for([job.pk for job in jobs], using)
+    for job in jobs:
+        if job.pk in lost:
+            _end(job, Rule.FAIL, RESULT_LOST.format(lost[job.pk]), using)
+        elif job.task_path == GATHER:
+            _end_gathering(job, handed_on.get(job.pk), using)
+    jobs = [job for job in jobs if job.pk not in lost and job.task_path != GATHER]
     lanes: set[Lane] = set()
     rows = Job.objects.using(using)
     alike: list[int] = []
@@ -204,23 +231,43 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
     return lanes
 
 
-def _results_for(ids: Sequence[int], using: str) -> dict[int, Any]:
-    """By job, the result that it gets handed on, or the list of them; nothing for those that get none."""
+def _end_gathering(job: Job, results: Any, using: str) -> None:
+    """End a job that only gathers results, now that it has them. The jobs behind it are told of its end next."""
+    done = {"status": Job.Status.SUCCESSFUL, "finished_at": Now(), "waiting_for": 0, "result": results}
+    Job.objects.using(using).filter(pk=job.pk).update(**done, **deleted_at([job], Job.Status.SUCCESSFUL))
+
+
+def _results_for(ids: Sequence[int], using: str) -> tuple[dict[int, Any], dict[int, int]]:
+    """By job, the result that it gets handed on, or the list of them; nothing for those that get none.
+
+    And by job, the one whose result it cannot get, since that has been deleted.
+    """
     handed: dict[int, list[int]] = {}
     listed: set[int] = set()
+    lost: dict[int, int] = {}
+    well: list[tuple[int, int]] = []
     wanted = Dependency.objects.using(using).filter(position__isnull=False).order_by("job_id", "position")
+    columns = "job_id", "on_id", "listed", "status", "expired"
     for chunk in chunks(ids):
-        for job, on, as_list in wanted.filter(job__in=chunk).values_list("job_id", "on_id", "listed"):
+        for job, on, as_list, status, is_expired in wanted.filter(job__in=chunk).values_list(*columns):
             handed.setdefault(job, []).append(on)
             if as_list:
                 listed.add(job)
+            if is_expired:
+                lost.setdefault(job, on)
+            elif status == Job.Status.SUCCESSFUL:
+                well.append((job, on))
     rows = Job.objects.using(using)
     sources = sorted({on for ons in handed.values() for on in ons})
     results = {
         pk: result for chunk in chunks(sources) for pk, result in rows.filter(pk__in=chunk).values_list("pk", "result")
     }
+    for job, on in well:
+        if on not in results:
+            lost.setdefault(job, on)
+            Dependency.objects.using(using).filter(on=on, job=job).update(expired=True)
     found = {job: [results.get(on) for on in ons] for job, ons in handed.items()}
-    return {job: values if job in listed else values[0] for job, values in found.items()}
+    return {job: values if job in listed else values[0] for job, values in found.items()}, lost
 
 
 def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:

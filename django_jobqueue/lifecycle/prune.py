@@ -18,7 +18,8 @@ from ..dialects import get_dialect
 from ..exceptions import ArchiveFailed
 from ..models import Job, Limit, Permit, Worker
 from ..retention import Kept, as_kept
-from .deletion import Archive, delete
+from .deletion import Archive, delete, is_needed
+from .revive import note_expired
 from .route import write_route
 from .walk import Walk, walks_for
 
@@ -89,10 +90,11 @@ class Pruner:
     def _delete_by_time(self, batches: int | None) -> Iterator[int]:
         """Jobs that say when they are to be deleted; how many, batch by batch."""
         for _ in _turns(batches):
-            due = Job.objects.using(self.using).finished().filter(IS_TIME).order_by("prune_at")
+            due = Job.objects.using(self.using).finished().filter(IS_TIME, ~is_needed()).order_by("prune_at")
             ids = list(due.values_list("pk", flat=True)[:BATCH])
-            yield from self._delete(ids, IS_TIME)
-            if len(ids) < BATCH:
+            deleted = list(self._delete(ids, IS_TIME))
+            yield from deleted
+            if len(ids) < BATCH or not sum(deleted):
                 break
 
     def _delete_along(self, walk: Walk, batches: int | None) -> Iterator[int]:
@@ -120,7 +122,7 @@ class DryRun(Pruner):
     """Counts what would be deleted."""
 
     def _delete_by_time(self, batches: int | None) -> Iterator[int]:
-        yield Job.objects.using(self.using).finished().filter(IS_TIME).count()
+        yield Job.objects.using(self.using).finished().filter(IS_TIME, ~is_needed()).count()
 
     def _delete(self, ids: list[int], why: Q) -> Iterator[int]:
         yield len(ids)
@@ -134,9 +136,9 @@ def _turns(number: int | None) -> Iterable[int]:
 
 
 def _forget_results(using: str, batches: int | None) -> None:
-    """Results whose time is over, of jobs that stay."""
+    """Results whose time is over, of jobs that stay. One that a job waits for is kept until it is handed on."""
 
-    due = Job.objects.using(using).filter(result_until__lte=Now()).order_by("result_until")
+    due = Job.objects.using(using).filter(~is_needed(), result_until__lte=Now()).order_by("result_until")
     for _ in _turns(batches):
         ids = list(due.values_list("pk", flat=True)[:BATCH])
         if ids:
@@ -147,9 +149,10 @@ def _forget_results(using: str, batches: int | None) -> None:
 
 def _forget(ids: list[int], using: str) -> None:
     # asked again: a job may have been retried since it was read; and locked in the order of the ids, as elsewhere
-    still = Job.objects.using(using).filter(pk__in=ids, result_until__lte=Now()).order_by("pk").select_for_update()
-    ids = list(still.values_list("pk", flat=True))
+    still = Job.objects.using(using).filter(~is_needed(), pk__in=ids, result_until__lte=Now()).order_by("pk")
+    ids = list(still.select_for_update().values_list("pk", flat=True))
     Job.objects.using(using).filter(pk__in=ids).update(result=None, result_until=None)
+    note_expired(ids, using)
 
 
 def _delete_workers(age: timedelta, using: str) -> None:

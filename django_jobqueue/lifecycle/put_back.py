@@ -12,7 +12,7 @@ from ..models import Job
 from ..models.fields import NextPlace
 from ..models.job import READY_OR_IN_WAITING
 from . import unique
-from .revive import has_to_wait, revive
+from .revive import has_to_wait, lacks_a_result, revive
 
 RETRYABLE = (Job.Status.FAILED, Job.Status.CANCELLED)
 
@@ -39,6 +39,7 @@ def _put_in_line(ids: Collection[int], using: str) -> int:
     retryable = Job.objects.using(using).filter(pk__in=ids, status__in=RETRYABLE)
     number = (
         retryable.exclude(has_to_wait(using))
+        .exclude(lacks_a_result(using))
         .order_by("pk")
         .update(
             status=READY_OR_IN_WAITING,

@@ -16,12 +16,30 @@ from .follow import STRICT, chunks
 ENDED = (Job.Status.CANCELLED, Job.Status.FAILED)
 #: What it was ended by.
 SAD = Q(rule__in=STRICT, status__in=ENDED)
+#: So many are looked up at once: for many more PostgreSQL would rather read the whole table.
+SOURCES = 50
+OPEN_OR_SAD = Q(status__isnull=True) | SAD
 
 
 def has_to_wait(using: str) -> Exists:
     """Is there something that the job has to wait for, or has waited for in vain? Then it cannot just run again."""
-    open_or_sad = Q(status__isnull=True) | SAD
-    return Exists(Dependency.objects.using(using).filter(open_or_sad, job_id=OuterRef("pk")))
+    return Exists(Dependency.objects.using(using).filter(OPEN_OR_SAD, job_id=OuterRef("pk")))
+
+
+def lacks_a_result(using: str) -> Exists:
+    """Has a result been deleted that the job was to get, before it got it? Then it can never run."""
+    return Exists(Dependency.objects.using(using).filter(expired=True, job_id=OuterRef("pk")))
+
+
+def note_expired(ids: Sequence[int], using: str) -> None:
+    """The results of these jobs have been deleted: note that for the jobs that were to get them and have not run."""
+    rows = Dependency.objects.using(using)
+    takers = rows.filter(position__isnull=False)
+    for start in range(0, len(ids), SOURCES):
+        chunk = ids[start : start + SOURCES]
+        for some in chunks(sorted(set(takers.filter(on__in=chunk).values_list("job_id", flat=True)))):
+            if jobs := sorted(set(rows.filter(OPEN_OR_SAD, job__in=some).values_list("job_id", flat=True))):
+                takers.filter(on__in=chunk, job__in=jobs).update(expired=True)
 
 
 def revive(ids: Sequence[int], using: str) -> int:

@@ -115,7 +115,7 @@ def _save(jobs: Sequence[Job], using: str) -> list[Job]:
     if waits:
         for one in waits:
             one.job_id = one.job.pk
-        link(waits, using, late={one.on_id for one in waits})
+        link(waits, using, late={running.pk: running.status for _, running in saved.behind})
     _note(holds.values(), using)
     attach_past_attempts([there for _, there in saved.found if there.attempts], using)
     for job, there in saved.found:

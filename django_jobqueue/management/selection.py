@@ -15,6 +15,7 @@ from django.db.models import BigIntegerField, Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.dateparse import parse_datetime
 
+from django_jobqueue.keys import shortened
 from django_jobqueue.lifecycle.changes import Change
 from django_jobqueue.lifecycle.portions import ORDERS, Jobs
 from django_jobqueue.models import Attempt, Batch, Job
@@ -129,7 +130,7 @@ def condition(options: dict[str, Any], using: str) -> Q:
     if options["queue"]:
         found &= Q(queue_name=options["queue"])
     if options["key"]:
-        found &= Q(concurrency_key=options["key"])
+        found &= Q(concurrency_key=shortened(options["key"]))
     if options["batch"]:
         found &= Q(batch=options["batch"])
     if options["older_than"] is not None:

@@ -72,14 +72,14 @@ class RateLimit(Middleware):
     def process_job(self, context: JobContext, call_next: Callable[..., Any]) -> Any:
         if (rate := context.option("rate_limit")) is not None:
             start = Start(context, rate)
-            if not start.is_in_stock():
+            if not start.is_free():
                 start.draw()
         return call_next()
 
     async def aprocess_job(self, context: JobContext, call_next: Callable[..., Awaitable[Any]]) -> Any:
         if (rate := context.option("rate_limit")) is not None:
             start = Start(context, rate)
-            if not start.is_in_stock():
+            if not start.is_free():
                 await sync_to_async(start.draw)()
         return await call_next()
 
@@ -114,12 +114,16 @@ class Start:
 
     def __init__(self, context: JobContext, text: str) -> None:
         self.job, self.rule = context.job, _rule(text, context.option("rate_burst"))
-        self.key = self.rule.prefix + limit_key(context.task, context.job, "rate_key")
+        name = limit_key(context.task, context.job, "rate_key")
+        #: Does the rate count for this call?
+        self.is_limited = name is not None
+        self.key = f"{self.rule.prefix}{name}"
         self.using = context.job._state.db or "default"
-        self.stock = stock_of(self.key, self.using) if self.rule.most > 1 else None
+        self.stock = stock_of(self.key, self.using) if self.rule.most > 1 and self.is_limited else None
 
-    def is_in_stock(self) -> bool:
-        return self.stock is not None and self.stock.take()
+    def is_free(self) -> bool:
+        """May the job start without asking the database?"""
+        return not self.is_limited or (self.stock is not None and self.stock.take())
 
     def draw(self) -> None:
         """Ask the database. Raise ``Snooze`` if it is too early."""

@@ -17,3 +17,15 @@ class OnDatabase(migrations.RunSQL):
     def database_backwards(self, app_label, schema_editor, from_state, to_state):
         if schema_editor.connection.vendor == self.vendor:
             super().database_backwards(app_label, schema_editor, from_state, to_state)
+
+
+class AlterOnMySQL(migrations.AlterField):
+    """A change of a field that is one of the column on MySQL and MariaDB only."""
+
+    def database_forwards(self, app_label, schema_editor, from_state, to_state):
+        if schema_editor.connection.vendor == "mysql":
+            super().database_forwards(app_label, schema_editor, from_state, to_state)
+
+    def database_backwards(self, app_label, schema_editor, from_state, to_state):
+        if schema_editor.connection.vendor == "mysql":
+            super().database_backwards(app_label, schema_editor, from_state, to_state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
@@ -39,6 +40,13 @@ class Rule(models.TextChoices):
     RUN = "run", pgettext_lazy("Dependency", "run it all the same")
     #: And if all have succeeded it is cancelled: it is there for the failure.
     RESCUE = "rescue", pgettext_lazy("Dependency", "run it then only")
+
+
+class DependencyQuerySet(models.QuerySet["Dependency"]):
+    def needed(self) -> DependencyQuerySet:
+        """Those whose jobs still wait, and have not been told or are to get the other's result."""
+        waits = Q(job__status=Status.WAITING, job__waiting_for__gt=0)
+        return self.filter(waits, Q(status__isnull=True) | Q(position__isnull=False))
 
 
 class Dependency(models.Model):
@@ -86,6 +94,14 @@ class Dependency(models.Model):
         null=True,
         help_text=_("What the other came to, once the job knows."),
     )
+    expired = models.BooleanField(
+        _("expired"),
+        default=False,
+        db_default=False,
+        help_text=_("Was the other's result deleted before the job got it?"),
+    )
+
+    objects = DependencyQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("dependency")

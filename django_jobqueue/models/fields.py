@@ -1,4 +1,4 @@
-"""The place in line, a number that the database draws, and times that Python can tell."""
+"""Fields of our own: the place in line, which the database draws; times that Python can tell; keys by their bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BigIntegerField, DateTimeField, Func
+from django.db.models import BigIntegerField, CharField, DateTimeField, Func
+from django.db.models.lookups import IContains
 from django.db.models.sql.compiler import SQLCompiler
 from django.utils.deconstruct import deconstructible
 
@@ -59,3 +60,40 @@ class NextPlace(Func):
 
     def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
         return "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)", []
+
+
+def _exact_collation(connection: Any) -> str | None:
+    """One that also tells trailing spaces apart; None where the database compares so by itself."""
+    if not hasattr(type(connection), "mysql_is_mariadb"):
+        return None
+    if connection.mysql_is_mariadb:
+        return "utf8mb4_nopad_bin"
+    return "utf8mb4_0900_bin" if connection.mysql_version >= (8, 0, 17) else "utf8mb4_bin"
+
+
+if TYPE_CHECKING:
+    KeyField = CharField  # of whatever types the stubs give one
+else:
+
+    class KeyField(CharField):
+        """A name or a key. Two are the same only if all their characters are.
+
+        The usual collations of MySQL and MariaDB take `Ada`, `ada`, `Adá` and `ada ` for the same key. Python does not,
+        and neither do SQLite and PostgreSQL.
+        """
+
+        def db_parameters(self, connection: Any) -> Any:
+            parameters = super().db_parameters(connection)
+            if not self.db_collation and (collation := _exact_collation(connection)):
+                # in the character set of that collation too, which has all characters, whatever the database's own has
+                parameters["collation"] = collation
+            return parameters
+
+    @KeyField.register_lookup
+    class KeyIContains(IContains):
+        """A search is the one comparison of keys that does not care for upper and lower case."""
+
+        def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> Any:
+            sql, params = self.process_lhs(compiler, connection)
+            pattern, values = self.process_rhs(compiler, connection)
+            return f"LOWER({sql}) LIKE LOWER({pattern})", [*params, *values]

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
-from .fields import Moment, NextPlace
+from .fields import KeyField, Moment, NextPlace
 from .indexes import PartialIndex
 
 if TYPE_CHECKING:
@@ -174,18 +174,16 @@ class Job(models.Model):
     status = models.CharField(
         _("status"), max_length=10, choices=Status.choices, default=Status.READY, help_text=_("Where the job stands.")
     )
-    queue_name = models.CharField(
+    queue_name = KeyField(
         _("queue"), max_length=100, default="default", help_text=_("The queue that the job waits in.")
     )
     backend = models.CharField(
         _("backend"), max_length=64, default="default", help_text=_("The alias in TASKS that enqueued the job.")
     )
-    task_path = models.CharField(
-        _("task"), max_length=255, help_text=_("The dotted path of the task that the job calls.")
-    )
+    task_path = KeyField(_("task"), max_length=255, help_text=_("The dotted path of the task that the job calls."))
     args = models.JSONField(_("arguments"), default=list, help_text=_("The positional arguments."))
     kwargs = models.JSONField(_("keyword arguments"), default=dict, help_text=_("The keyword arguments."))
-    concurrency_key = models.CharField(
+    concurrency_key = KeyField(
         _("concurrency key"),
         max_length=255,
         null=True,

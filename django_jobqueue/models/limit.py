@@ -7,6 +7,8 @@ from datetime import timedelta
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .fields import KeyField
+
 #: How exactly ``Limit.used_at`` is kept.
 USED = timedelta(hours=1)
 
@@ -14,7 +16,7 @@ USED = timedelta(hours=1)
 class Limit(models.Model):
     """One key of a concurrency or rate limit. Whoever lets jobs start under it locks this row first."""
 
-    key = models.CharField(
+    key = KeyField(
         _("key"), max_length=255, primary_key=True, help_text=_("What is limited, behind the kind of limit.")
     )
     started = models.BigIntegerField(_("started"), default=0, help_text=_("How many starts were allowed so far."))
@@ -37,7 +39,7 @@ class Permit(models.Model):
     """A start under a rate limit, or several that were drawn at once: then the row has the number of the last one."""
 
     pk = models.CompositePrimaryKey("key", "number")
-    key = models.CharField(_("key"), max_length=255, help_text=_("The limit's."))
+    key = KeyField(_("key"), max_length=255, help_text=_("The limit's."))
     number = models.BigIntegerField(_("number"), help_text=_("0 for the first start that the limit has allowed."))
     job_id = models.BigIntegerField(_("job"), help_text=_("The job that was started."))
     token = models.BigIntegerField(_("fence"), null=True, help_text=_("The fence of the attempt."))

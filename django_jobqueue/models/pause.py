@@ -8,6 +8,8 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
+from .fields import KeyField
+
 #: For how long a job is put off that comes to run under a paused key. Resuming brings it back at once; this is only for
 #: what nobody resumes.
 HOLD = timedelta(hours=1)
@@ -42,7 +44,7 @@ class Pause(models.Model):
 
     id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The pause's number."))
     kind = models.CharField(_("kind"), max_length=4, choices=PauseKind.choices, help_text=_("What is paused."))
-    name = models.CharField(
+    name = KeyField(
         _("name"),
         max_length=255,
         help_text=_("The dotted path of a task, or the key that a concurrency or rate limit makes of the arguments."),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .fields import KeyField
+
 
 class Queue(models.Model):
     """What is known about one queue beyond its jobs. Workers add the queues that they meet; jobs need no row here."""
 
-    name = models.CharField(_("name"), max_length=100, primary_key=True, help_text=_("The queue's name."))
+    name = KeyField(_("name"), max_length=100, primary_key=True, help_text=_("The queue's name."))
     paused_at = models.DateTimeField(
         _("paused at"),
         null=True,

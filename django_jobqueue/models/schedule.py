@@ -9,6 +9,7 @@ from django.utils.translation import pgettext_lazy
 
 from ..schedules import MOST_CAUGHT_UP
 from ..timing import Timing, parse
+from .fields import KeyField
 
 
 class Overlap(models.TextChoices):
@@ -29,8 +30,8 @@ class Schedule(models.Model):
     Overlap = Overlap
 
     id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The schedule's number."))
-    name = models.CharField(_("name"), max_length=255, unique=True, help_text=_("Tells it from the others."))
-    task_path = models.CharField(_("task"), max_length=255, help_text=_("The dotted path of its task."))
+    name = KeyField(_("name"), max_length=255, unique=True, help_text=_("Tells it from the others."))
+    task_path = KeyField(_("task"), max_length=255, help_text=_("The dotted path of its task."))
     args = models.JSONField(_("arguments"), default=list, blank=True, help_text=_("The positional arguments, a list."))
     kwargs = models.JSONField(
         _("keyword arguments"), default=dict, blank=True, help_text=_("The keyword arguments, an object.")
@@ -65,7 +66,7 @@ class Schedule(models.Model):
         validators=[MaxValueValidator(MOST_CAUGHT_UP)],
         help_text=_("How many missed runs are made up for, the latest ones: 0 for none, 1 for the last."),
     )
-    queue_name = models.CharField(
+    queue_name = KeyField(
         _("queue"), max_length=100, blank=True, help_text=_("The queue of its jobs; empty for the task's own.")
     )
     priority = models.SmallIntegerField(

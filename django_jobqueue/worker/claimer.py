@@ -218,8 +218,10 @@ class Claimer(threading.Thread):
                 job.decode()
                 task = resolve(job.task_path)
                 if job.concurrency_key is None and self._is_limited(job, task):
-                    keyless[job] = limit_key(task, job, "concurrency_key")
-                    continue
+                    key = limit_key(task, job, "concurrency_key")
+                    if key is not None:
+                        keyless[job] = key
+                        continue
             except UnknownTask as error:
                 unknown.setdefault(str(error), []).append(job)
                 continue

@@ -17,6 +17,7 @@ from ..arguments import normalise_result
 from ..backend import JobQueueBackend
 from ..backoff import DEFAULT_BACKOFF, delay_before_retry
 from ..compat import AnyResult, AnyTask, task_backends
+from ..exception_groups import meaning_of
 from ..exceptions import InvalidResult, Retry, Skip, Snooze, TaskTimeout, UnknownTask
 from ..interrupts import JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
@@ -35,7 +36,7 @@ from ..middleware.context import JobContext, WorkerHandle, _current
 from ..models import Job
 from ..outcomes import Outcome, State, describe, seconds
 from ..registry import effective, is_async, is_retried, resolve
-from ..results import PendingResult, result_of, task_of
+from ..results import PendingResult, counting_tries, result_of, task_of
 from ..signals import STARTED
 from . import copies
 from .interrupting import acall, call, watched
@@ -221,7 +222,7 @@ class Execution:
     # -- what an exception means -----------------------------------------------------------------
 
     def classify(self, error: BaseException, run: Run, context: JobContext) -> Outcome:
-        match error:
+        match error := meaning_of(error):
             case Skip():
                 return skipped(error)
             case Snooze():
@@ -263,11 +264,12 @@ class Execution:
         if isinstance(error, Retry) and error.delay is not None:
             return seconds(error.delay)
         backoff = effective(context.task, "backoff", self.backend_of(run.job).config.backoff)
+        result = counting_tries(self._result(run.job), run.job.tries)
         try:
-            return delay_before_retry(backoff, error, context.task_result)
+            return delay_before_retry(backoff, error, result)
         except Exception:
             logger.exception("The backoff of %s raised; the default is used.", run.job.task_path)
-            return delay_before_retry(DEFAULT_BACKOFF, error, context.task_result)
+            return delay_before_retry(DEFAULT_BACKOFF, error, result)
 
 
 _SUCCEEDED = Outcome(state=State.SUCCEEDED, status="SUCCESSFUL")
@@ -326,29 +328,46 @@ def _handler(func: Callable[..., Any], takes_context: bool, coroutine: bool, aro
         wanted = {name: value for name, value in context.injected.items() if name in free}
         return args, {**wanted, **job.kwargs}
 
+    # The layers see what a group means, as if the task had raised it. It is raised outside of the except clause, where
+    # Python would note the group as its context instead of what it came from.
+
     def call(context: JobContext) -> Any:
         args, kwargs = arguments(context)
         try:
             result = func(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as raised:
             if copies.is_copy:
-                copies.leave(error)
-            raise
-        if copies.is_copy:
-            copies.leave()
-        return result
+                copies.leave(raised)
+            if not isinstance(raised, BaseExceptionGroup):
+                raise
+            error = meaning_of(raised)
+        else:
+            if copies.is_copy:
+                copies.leave()
+            return result
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     async def acall(context: JobContext) -> Any:
         args, kwargs = arguments(context)
         try:
             result = await func(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as raised:
             if copies.is_copy:
-                copies.leave(error)
-            raise
-        if copies.is_copy:
-            copies.leave()
-        return result
+                copies.leave(raised)
+            if not isinstance(raised, BaseExceptionGroup):
+                raise
+            error = meaning_of(raised)
+        else:
+            if copies.is_copy:
+                copies.leave()
+            return result
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     if coroutine:
         return compose(around, acall, is_async=True)

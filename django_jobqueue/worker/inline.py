@@ -122,8 +122,9 @@ class InlineWorker:
         try:
             job.decode()
             task = resolve(job.task_path)
-            if job.concurrency_key is None and slots_of(task, job).most is not None:
-                send_to_keys({job: limit_key(task, job, "concurrency_key")}, self.using)
+            is_limited = job.concurrency_key is None and slots_of(task, job).most is not None
+            if is_limited and (key := limit_key(task, job, "concurrency_key")) is not None:
+                send_to_keys({job: key}, self.using)
                 return False
         except UnknownTask as error:
             logger.warning("%s %s is put off.", error, job)

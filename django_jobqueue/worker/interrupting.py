@@ -19,6 +19,7 @@ from typing import Any
 from asgiref.sync import AsyncToSync
 from django.db import connections
 
+from ..exception_groups import meaning_of
 from ..exceptions import Control
 from ..interrupts import Interrupt, JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
@@ -208,6 +209,7 @@ def _meaning(error: BaseException, target: Target) -> BaseException:
 
     But a task may well decide how its attempt ends, with a control exception.
     """
+    error = meaning_of(error)
     if not target.raised or target.kind is None or isinstance(error, Control | target.kind):
         return error
     meant = target.kind().with_traceback(error.__traceback__)

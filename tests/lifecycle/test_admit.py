@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -208,6 +209,16 @@ def test_g8_a_job_of_an_unknown_task_holds_up_nobody():
     unknown, known = several(one_at_a_time, 2)
     Job.objects.filter(pk=unknown.pk).update(task_path="tests.nowhere.task")
     assert let_in() == 1 and statuses(unknown, known) == "WAITING READY"
+
+
+def test_g8_the_worker_says_that_jobs_of_an_unknown_task_wait(caplog, monkeypatch):
+    monkeypatch.setattr(sys.modules["django_jobqueue.lifecycle.admit"], "_told", {})
+    unknown, *_ = several(one_at_a_time, 2)
+    Job.objects.filter(pk=unknown.pk).update(task_path="tests.nowhere.gone")
+    for _ in range(3):
+        let_in()
+    (warning,) = [record.getMessage() for record in caplog.records if "gone" in record.getMessage()]
+    assert warning.startswith("No task 'tests.nowhere.gone'") and "wait for slots" in warning
 
 
 def test_g8_neither_do_many_of_them():

@@ -1,9 +1,11 @@
 """Claim, lanes, promote, release."""
 
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from django.db.models.functions import Now
+from django.db.models.signals import post_init
 from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +22,8 @@ from django_jobqueue.lifecycle import (
     release,
     resume,
 )
-from django_jobqueue.lifecycle.claim import isolated_waiting, note_queues
-from django_jobqueue.models import Job, Queue
+from django_jobqueue.lifecycle.claim import ATTEMPTS_READ, attach_past_attempts, isolated_waiting, note_queues
+from django_jobqueue.models import Attempt, Job, Queue
 
 from ..tasks import add, noop
 from .steps import USING, attempts, end, enqueue, fresh, retrying, take, take_one, tick, worker
@@ -251,6 +253,58 @@ def test_a_job_brings_its_past_attempts_along():
     again = take_one(holder)
     assert again.attempts == 2
     assert [attempt.number for attempt in again.past_attempts] == [1]
+
+
+@pytest.mark.django_db
+def test_a_job_with_a_long_history_brings_the_latest_of_it_along():
+    """A job that is snoozed every minute must not make claims longer and longer."""
+    job, other = enqueue(), enqueue()
+    give_history(job, 300)
+    give_history(other, 2)
+    read = []
+    with patch_reads(read):
+        taken = {one.pk: one for one in take(worker(), 2)}
+    assert len(read) == ATTEMPTS_READ + 1 + 2
+    past = taken[job.pk].past_attempts
+    assert [attempt.number for attempt in past] == [1, *range(301 - ATTEMPTS_READ, 301)]
+    assert [attempt.number for attempt in taken[other.pk].past_attempts] == [1, 2]
+    # what is left of a history that was folded is no more than once there
+    Attempt.objects.filter(job_id=job.pk, number__range=(2, 295)).delete()
+    attach_past_attempts([taken[job.pk]], USING)
+    assert [attempt.number for attempt in taken[job.pk].past_attempts] == [1, *range(296, 301)]
+
+
+@pytest.mark.django_db
+def test_a_result_tells_of_the_latest_attempts_and_of_the_number_of_all():
+    job = enqueue()
+    give_history(job, 300)
+    result = noop.get_result(str(job.pk))
+    assert result.attempts == 300 and len(result.worker_ids) == ATTEMPTS_READ + 1
+    assert result.started_at < result.last_attempted_at
+    take_one(worker())
+    result.refresh()
+    assert result.attempts == 301 and result.last_attempted_at == fresh(job).started_at
+
+
+def give_history(job: Job, number: int) -> None:
+    times = [timezone.now() - timedelta(minutes=number - one) for one in range(number)]
+    Attempt.objects.bulk_create(
+        Attempt(job_id=job.pk, number=one, worker_id=1, started_at=at, finished_at=at, outcome="snoozed")
+        for one, at in enumerate(times, 1)
+    )
+    Job.objects.filter(pk=job.pk).update(attempts=number)
+
+
+@contextmanager
+def patch_reads(read: list[Attempt]):
+    """Note each attempt that is read."""
+
+    def note(sender, instance, **kwargs):
+        read.append(instance)
+
+    post_init.connect(note, sender=Attempt)
+    yield
+    post_init.disconnect(note, sender=Attempt)
 
 
 @pytest.mark.django_db

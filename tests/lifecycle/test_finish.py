@@ -1,12 +1,14 @@
 """Finish: the one place where an attempt's end is written down."""
 
+import sys
 from datetime import timedelta
 
 import pytest
+from django.db import DatabaseError
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from django_jobqueue.lifecycle import cancel, finish, next_due, release, retry
+from django_jobqueue.lifecycle import Run, cancel, finish, next_due, release, retry
 from django_jobqueue.models import Attempt, Job
 from django_jobqueue.outcomes import MESSAGE_LENGTH, Outcome, State
 
@@ -340,3 +342,45 @@ def test_finishing_is_by_the_token_and_not_by_the_status():
     job = started()
     Job.objects.filter(pk=job.pk).update(cancel_requested_at=Now())
     assert end(job, succeeded()) == {job.pk: "SUCCESSFUL"}
+
+
+#: ``finish`` hides it, under its own name.
+module = sys.modules[Run.__module__]
+
+# -- long histories -------------------------------------------------------------------------------
+
+
+def snooze_on(job: Job, times: int, holder, outcome=snoozed) -> None:
+    for _ in range(times):
+        assert take_one(holder).pk == job.pk
+        end(Job.objects.get(pk=job.pk), outcome())
+
+
+def test_old_attempts_that_do_not_count_are_folded(monkeypatch):
+    monkeypatch.setattr(module, "UNCOUNTED_KEPT", 20)
+    job, holder = enqueue(noop.using(max_attempts=5)), worker()
+    snooze_on(job, 3, holder)
+    snooze_on(job, 1, holder, retrying)
+    snooze_on(job, 40, holder)
+    snooze_on(job, 6, holder, interrupted)
+    numbers = [attempt.number for attempt in attempts(job)]
+    assert numbers == [1, 4, *range(31, 51)]
+    job = fresh(job)
+    assert (job.attempts, job.tries) == (50, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_fold_that_fails_costs_nothing(monkeypatch, caplog):
+    monkeypatch.setattr(module, "UNCOUNTED_KEPT", 5)
+
+    job, holder = enqueue(), worker()
+    snooze_on(job, 9, holder)
+    take_one(holder)
+
+    def broken(*args):
+        raise DatabaseError("the database is locked")
+
+    monkeypatch.setattr(module.Attempt.objects, "using", broken)
+    end(Job.objects.get(pk=job.pk), snoozed())
+    monkeypatch.undo()
+    assert len(attempts(job)) == 10 and "Old attempts cannot be deleted now" in caplog.text

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import timedelta
+
 import pytest
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
+from django.db.models import F
+from django.db.models.functions import Now
 
 from django_jobqueue import chain, group
 from django_jobqueue.lifecycle import (
@@ -16,6 +21,7 @@ from django_jobqueue.lifecycle import (
     retry_batch,
 )
 from django_jobqueue.lifecycle import follow as module
+from django_jobqueue.lifecycle.prune import Pruner
 from django_jobqueue.models import Attempt, Batch, Dependency, Job
 
 from .. import batch_tasks as tasks
@@ -279,3 +285,147 @@ def test_an_end_that_somebody_must_be_told_of_is_not_pruned():
     assert prune(0) == 0
     follow_up(USING)
     assert prune(0) == 1
+
+
+# -- results stay until they are handed on --------------------------------------------------------
+
+
+def grow_old(seconds: float = 3600) -> None:
+    """As much time has passed."""
+    for name in ("finished_at", "prune_at", "result_until"):
+        Job.objects.filter(**{f"{name}__isnull": False}).update(**{name: F(name) - timedelta(seconds=seconds)})
+
+
+def end_first(**changes) -> Job:
+    """The first job in line has succeeded, and its row says this besides."""
+    job = finish_one(succeeded(7))
+    Job.objects.filter(pk=job.pk).update(**changes)
+    return job
+
+
+OLD = {"keep": {"prune_at": Now()}, "result_ttl": {"result_until": Now()}, "RETENTION": {}}
+
+
+@pytest.mark.parametrize("how", OLD)
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_result_stays_until_it_is_handed_on(how, is_told):
+    enqueued = group(tasks.one.s(), tasks.one.s()).then(tasks.show.s()).enqueue()
+    first = end_first(**OLD[how])
+    if is_told:
+        follow_up(USING)
+    grow_old()
+    assert prune(60, USING) == 0
+    assert fresh(first).result == 7
+    finish_one()
+    follow_up(USING)
+    assert jobs_of(enqueued)[-1].args == [[7, 1]]
+    grow_old()
+    prune(60, USING)
+    if how == "result_ttl":
+        assert prune(None, USING) == 0
+    assert not Job.objects.filter(pk=first.pk, result__isnull=False).exists()
+
+
+@pytest.mark.parametrize("how", OLD)
+def test_who_is_retried_for_a_result_that_is_gone_fails_and_says_so(how):
+    enqueued = group(tasks.one.s(), tasks.one.s()).then(tasks.show.s()).enqueue()
+    first = end_first(**OLD[how])
+    other = finish_one(failed())
+    follow_up(USING)
+    assert statuses(enqueued) == ["SUCCESSFUL", "FAILED", "CANCELLED"]
+    grow_old()
+    prune({"SUCCESSFUL": None if how == "result_ttl" else 60, "FAILED": None, "CANCELLED": None}, USING)
+    assert not Job.objects.filter(pk=first.pk, result__isnull=False).exists()
+    retry([other.pk])
+    finish_one()
+    follow_up(USING)
+    last = Job.objects.get(pk=enqueued[-1].id)
+    assert last.status == "FAILED"
+    message = last.attempt_set.order_by("number").last().message
+    assert message.startswith(f"The result of job #{first.pk}, which it was to get, has been deleted")
+    # nor is it run without when it is retried
+    assert retry([last.pk]) == 0
+    assert fresh(last).status == "FAILED"
+
+
+def test_a_job_that_has_got_its_result_can_be_retried_when_that_is_gone():
+    enqueued = chain(tasks.one.s(), tasks.show.s()).enqueue()
+    end_first(result_until=Now())
+    follow_up(USING)
+    finish_one(failed())
+    grow_old()
+    prune(None, USING)
+    assert jobs_of(enqueued)[0].result is None
+    assert retry([jobs_of(enqueued)[1].pk]) == 1
+    assert take_one(worker()).args == [7]
+
+
+def test_many_results_that_are_waited_for_do_not_keep_others_from_being_pruned(monkeypatch):
+    monkeypatch.setattr(sys.modules[Pruner.__module__], "BATCH", 2)
+    group(*(tasks.one.s() for _ in range(4)), tasks.one.s()).then(tasks.show.s()).enqueue()
+    for _ in range(4):
+        end_first(prune_at=Now())
+    free = tasks.one.enqueue()
+    Job.objects.filter(pk=free.id).update(priority=1)
+    end_first(prune_at=Now())
+    follow_up(USING)
+    grow_old()
+    assert prune(None, USING) == 1
+    assert not Job.objects.filter(pk=free.id).exists()
+
+
+# -- behind what is gone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ended_before", [True, False])
+@pytest.mark.parametrize(("outcome", "status"), [(succeeded(1), "READY"), (failed(), "CANCELLED")])
+def test_a_job_behind_one_that_was_pruned_meanwhile(ended_before, outcome, status):
+    """Pruned while the transaction was open that enqueued behind it."""
+    if not ended_before and status == "CANCELLED":
+        pytest.skip("of that one nobody knows what it came to")
+    first = tasks.one.enqueue()
+    if ended_before:
+        finish_one(outcome)
+    with transaction.atomic():
+        second = tasks.show.using(after=first).enqueue()
+        Job.objects.filter(pk=first.id).delete()
+    assert Job.objects.get(pk=second.id).status == status
+
+
+def test_a_job_is_not_pruned_before_those_behind_it_know():
+    """The process that enqueued ended between its commit and the mark."""
+    first = tasks.one.enqueue()
+    second = tasks.show.using(after=first).enqueue()
+    Job.objects.update(followed=False)
+    finish_one()
+    grow_old()
+    assert prune(60, USING) == 0
+    find_strays(USING)
+    assert Job.objects.get(pk=second.id).status == "READY"
+    assert prune(60, USING) == 1
+
+
+def test_who_waits_for_what_was_deleted_by_hand_is_told_so():
+    first = tasks.one.enqueue()
+    second = tasks.show.using(after=first, if_failed="fail").enqueue()
+    Job.objects.filter(pk=first.id).delete()
+    find_strays(USING)
+    assert "has been deleted, so nobody knows" in Attempt.objects.get(job_id=second.id).message
+
+
+# -- a batch is cancelled -------------------------------------------------------------------------
+
+
+def test_what_is_to_run_at_the_end_in_any_case_runs_when_the_batch_is_cancelled():
+    steps_ = chain(tasks.one.s(), tasks.add.s()).on_failure(tasks.show.si("failed")).finally_(tasks.show.si("over"))
+    enqueued = steps_.enqueue()
+    take_one(worker())
+    cancelled = cancel_batch(enqueued.batch_id, USING)
+    assert (cancelled.cancelled, cancelled.requested) == (2, 1)
+    assert statuses(enqueued) == ["RUNNING", "CANCELLED", "CANCELLED", "WAITING"]
+    end(jobs_of(enqueued)[0], steps.retrying())
+    follow_up(USING)
+    assert statuses(enqueued) == ["CANCELLED", "CANCELLED", "CANCELLED", "READY"]
+    assert cancel_batch(enqueued.batch_id, USING).cancelled == 0
+    finish_one()
+    assert statuses(enqueued)[-1] == "SUCCESSFUL"

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from django_jobqueue import enqueue_many, group, task
+from django_jobqueue import chain, enqueue_many, group, task
 from django_jobqueue.lifecycle import portions
 from django_jobqueue.management import bulk as module
 from django_jobqueue.management.selection import at_least_one, moment
@@ -142,6 +142,13 @@ def test_by_batch():
     assert Batch.objects.get().cancelled_at is None
     assert sorted(Job.objects.filter(batch=batch.pk).values_list("status", flat=True)) == ["READY", "READY", "WAITING"]
     assert "no batch #99" in refused("cancel", "--batch", 99)
+
+
+def test_what_a_batch_is_to_do_at_its_end_is_not_cancelled_with_it():
+    batch_id = chain(noop.s(), noop.si()).finally_(noop.si()).enqueue().batch_id
+    assert tell("cancel", "--batch", batch_id, "--dry-run")["cancelled"] == 2
+    assert tell("cancel", "--batch", batch_id) == {"cancelled": 2, "requested": 0}
+    assert list(Job.objects.order_by("pk").values_list("status", flat=True)) == ["CANCELLED", "CANCELLED", "WAITING"]
 
 
 def test_by_concurrency_key():

@@ -286,3 +286,12 @@ def test_numbers_and_conditions_do_not_mix(option):
 )
 def test_what_cannot_be_is_named(args, words):
     assert words in refused(*args)
+
+
+def test_status_names_tasks_that_nobody_knows_any_more():
+    job = enqueue()
+    Job.objects.filter(pk=job.pk).update(status="WAITING", concurrency_key="a", task_path="tests.nowhere.gone")
+    known = enqueue()
+    Job.objects.filter(pk=known.pk).update(status="WAITING", concurrency_key="b")
+    assert tell("status")["unknown_tasks"] == ["tests.nowhere.gone"]
+    assert "Waiting  jobs of tests.nowhere.gone, under a concurrency key: no such task is known here" in say("status")

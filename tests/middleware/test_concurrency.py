@@ -14,10 +14,11 @@ from django.db.models import Max, Min
 from django_jobqueue import enqueue_many, task
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.keys import limit_key
-from django_jobqueue.lifecycle import admit
-from django_jobqueue.models import Attempt, Job, Limit
+from django_jobqueue.lifecycle import QueueSelector, admit, lanes_in_order, pause, resume, waiting_keys
+from django_jobqueue.models import Attempt, Job, Limit, Queue
 
-from ..lifecycle.steps import end, enqueue, succeeded, take, worker
+from ..lifecycle.steps import USING, end, enqueue, fresh, succeeded, take, worker
+from ..tasks import noop
 from ..worker.workers import drain, make_worker, working
 
 PATH = "django_jobqueue.middleware.concurrency.Concurrency"
@@ -267,3 +268,53 @@ def test_a_template_that_does_not_fit_the_call_is_an_error_that_says_so():
 def test_values_that_cannot_be_are_refused(given):
     with pytest.raises(InvalidTask, match=next(iter(given))):
         work.using(**given)
+
+
+# -- keys at the edge -----------------------------------------------------------------------------
+
+
+@task(middleware=[PATH], concurrency=1, concurrency_key=lambda tenant: tenant)
+def by_tenant(tenant):
+    pass
+
+
+def test_a_callable_that_returns_none_lets_the_job_run_without_a_limit():
+    free = [enqueue(by_tenant, None) for _ in range(3)]
+    assert [(job.status, job.concurrency_key) for job in free] == [("READY", None)] * 3
+    drain(2)
+    assert set(Job.objects.values_list("status", flat=True)) == {"SUCCESSFUL"}
+
+
+@pytest.mark.parametrize("key", ["", "  "])
+def test_a_blank_key_is_refused_when_the_job_is_enqueued(key):
+    with pytest.raises(ValueError, match="made a blank key"):
+        by_tenant.enqueue(key)
+    assert not Job.objects.exists()
+
+
+#: Alike to the usual collations of MySQL and MariaDB, and not to Python.
+ALIKE = ["ada", "Ada", "adá", "ada ", "ada\U0001f600", "ada\U0001f601", "ada\u0301", "ADA"]
+
+
+def test_keys_compare_byte_by_byte():
+    jobs = {key: [enqueue(by_tenant, key) for _ in range(2)] for key in ALIKE}
+    assert sorted(waiting_keys(USING)) == sorted(ALIKE)
+    admit(waiting_keys(USING), USING)
+    for one, other in jobs.values():
+        assert (fresh(one).status, fresh(other).status) == ("READY", "WAITING")
+    assert pause(key="Ada") and resume(key="ADA") is False
+    drain()
+    statuses = {key: {fresh(job).status for job in both} for key, both in jobs.items()}
+    assert statuses.pop("Ada") == {"WAITING"}
+    assert set(map(frozenset, statuses.values())) == {frozenset({"SUCCESSFUL"})}
+
+
+def test_queues_compare_byte_by_byte():
+    names = ["mail", "Mail", "maíl", "mail ", "mail\U0001f600", "mail\U0001f601"]
+    for name in names:
+        enqueue(noop.using(queue_name=name))
+    assert pause("Mail")
+    assert {lane.queue_name for lane in lanes_in_order(QueueSelector(), USING)} == set(names) - {"Mail"}
+    drain()
+    assert list(Job.objects.exclude(status="SUCCESSFUL").values_list("queue_name", flat=True)) == ["Mail"]
+    assert Queue.objects.filter(name__in=names).count() == len(names)

@@ -394,3 +394,35 @@ def test_prune_forgets_what_counts_no_more():
     Limit.objects.update(used_at=timezone.now() - timedelta(days=3))
     prune(10**6)
     assert not Limit.objects.exists() and not Permit.objects.exists()
+
+
+# -- keys at the edge -----------------------------------------------------------------------------
+
+
+@task(middleware=[RateLimit], rate_limit="1/h", rate_key=lambda tenant: tenant)
+def by_tenant(tenant):
+    pass
+
+
+def test_a_callable_that_returns_none_lets_the_job_run_without_a_rate():
+    for _ in range(3):
+        by_tenant.enqueue(None)
+    drain()
+    assert set(Job.objects.values_list("status", flat=True)) == {"SUCCESSFUL"}
+    assert not Limit.objects.exists()
+
+
+def test_a_blank_key_fails_the_job_with_the_reason():
+    job = enqueue(by_tenant, "")
+    drain()
+    assert fresh(job).status == "FAILED"
+    assert "made a blank key" in Attempt.objects.get(job=job).message
+
+
+def test_keys_of_rates_compare_byte_by_byte():
+    keys = ["ada", "Ada", "adá", "ada ", "ada\U0001f600", "ada\U0001f601"]
+    for key in keys:
+        by_tenant.enqueue(key)
+    drain()
+    assert set(Job.objects.values_list("status", flat=True)) == {"SUCCESSFUL"}
+    assert Limit.objects.count() == len(keys)

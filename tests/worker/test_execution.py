@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from django_jobqueue import Fail, Retry, Skip, Snooze, task
+from django_jobqueue.backoff import Linear
 from django_jobqueue.compat import TaskResultStatus, task_started
 from django_jobqueue.exceptions import InvalidResult, TaskTimeout
 from django_jobqueue.interrupts import JobCancelled, JobTimeout, WorkerShutdown
@@ -175,7 +176,7 @@ def test_which_exceptions_are_retried(come_to, options, error, retried):
     ],
 )
 def test_the_backoff_says_how_long_to_wait(come_to, backoff, delay):
-    outcome = come_to(ValueError("11"), max_attempts=9, backoff=backoff, row={"attempts": 2, **past(1)})
+    outcome = come_to(ValueError("11"), max_attempts=9, backoff=backoff, row={"attempts": 2, "tries": 2, **past(1)})
     assert (outcome.state, outcome.delay) == ("retrying", delay)
 
 
@@ -424,3 +425,104 @@ def test_django_tasks_without_our_options_run_with_the_backends(come_to):
     plain = replace(do, max_attempts=None, backoff=None, timeout=None)
     NEXT.append("fine")
     assert run_sync(plain).result == "fine"
+
+
+# -- exceptions in groups -------------------------------------------------------------------------
+
+
+def in_groups(*errors, message="unhandled errors in a TaskGroup"):
+    """As a task group in a task group raises them."""
+    inner = BaseExceptionGroup(message, errors)
+    return BaseExceptionGroup(message, [inner])
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([Retry(delay=5)], ("retrying", 5.0)),
+        ([Retry(delay=5), Retry(delay=7), Retry()], ("retrying", 7.0)),
+        ([Snooze(60)], ("snoozed", 60.0)),
+        ([Snooze(60), Snooze(timedelta(seconds=90))], ("snoozed", 90.0)),
+        ([Skip("done already")], ("skipped", 0.0)),
+        ([Fail("no"), Fail("no")], ("failed", 0.0)),
+        # mixed: a failure counts before control, and control in the order Retry, Snooze, Skip
+        ([Skip(), Snooze(60), Retry(delay=5)], ("retrying", 5.0)),
+        ([Skip(), Snooze(60)], ("snoozed", 60.0)),
+        ([Snooze(60), ValueError("bad")], ("retrying", 3.0)),
+        ([Fail("no"), ValueError("bad")], ("failed", 0.0)),
+        ([Fail("no"), Snooze(60)], ("failed", 0.0)),
+        ([JobCancelled(), ValueError("bad")], ("cancelled", 0.0)),
+        ([ValueError("bad"), WorkerShutdown()], ("interrupted", 0.0)),
+    ],
+)
+def test_a_group_of_exceptions_counts_as_what_is_in_it(come_to, errors, expected):
+    outcome = come_to(in_groups(*errors), max_attempts=9, backoff=3.0)
+    assert (outcome.state, outcome.delay) == expected
+
+
+def test_a_time_limit_in_a_group_is_one(come_to):
+    outcome = come_to(in_groups(JobTimeout(), ValueError()), timeout=3.0)
+    assert outcome.state == "timed_out" and isinstance(outcome.exception, TaskTimeout)
+
+
+@pytest.mark.parametrize(
+    ("options", "errors", "retried"),
+    [
+        ({"retry_on": [ConnectionError]}, [Timeout()], True),
+        ({"retry_on": [ConnectionError]}, [Timeout(), ConnectionError()], True),
+        ({"retry_on": [ConnectionError]}, [Timeout(), ValueError()], False),
+        ({"retry_on": [ConnectionError]}, [Timeout(), Snooze(60)], True),
+        ({"give_up_on": [ConnectionError]}, [Timeout()], False),
+        ({"give_up_on": [ConnectionError]}, [ValueError(), Timeout()], False),
+        ({"give_up_on": [ConnectionError]}, [ValueError(), Retry()], True),
+        ({}, [ValueError(), InvalidResult()], False),
+    ],
+)
+def test_the_retry_policy_looks_into_groups(come_to, options, errors, retried):
+    outcome = come_to(in_groups(*errors), max_attempts=2, backoff=0, **options)
+    assert outcome.state == ("retrying" if retried else "failed")
+
+
+def test_a_failure_that_is_alone_in_its_group_is_recorded_without_it(come_to):
+    error = ConnectionError("the line is dead")
+    error.__cause__ = OSError("unplugged")
+    seen = []
+    outcome = come_to(in_groups(error), max_attempts=2, backoff=lambda exception, _: seen.append(exception) or 4)
+    assert outcome.exception is error and seen == [error] and outcome.delay == 4
+    assert outcome.message == "ConnectionError: the line is dead" and "unplugged" in outcome.traceback
+
+
+def test_the_message_of_a_group_names_what_is_in_it(come_to):
+    outcome = come_to(in_groups(ValueError("bad"), KeyError("x")))
+    assert outcome.exception_class_path == "builtins.ExceptionGroup"
+    assert "ValueError: bad; KeyError: 'x'" in outcome.message
+
+
+@task
+async def snooze_in_task_groups():
+    async def stop():
+        raise Snooze(60, "later")
+
+    async def both():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.sleep(30))
+            tasks.create_task(stop())
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(both())
+
+
+def test_control_in_a_real_task_group():
+    outcome = run_async(snooze_in_task_groups)
+    assert (outcome.state, outcome.delay, outcome.message) == ("snoozed", 60.0, "later")
+
+
+# -- backoff --------------------------------------------------------------------------------------
+
+
+def test_a_backoff_counts_the_attempts_that_count(come_to):
+    row = {"attempts": 13, "tries": 1}
+    assert come_to(ValueError(), max_attempts=9, backoff=Linear(step=10), row=row).delay == 10
+    seen = []
+    come_to(ValueError(), max_attempts=9, backoff=lambda error, result: seen.append(result.attempts), row=row)
+    assert seen == [1]

@@ -10,20 +10,22 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from django_jobqueue import stats
 from django_jobqueue.discovery import discover
-from django_jobqueue.exceptions import ArchiveFailed
+from django_jobqueue.exceptions import ArchiveFailed, UnknownTask
 from django_jobqueue.lifecycle import pause, prune, resume
-from django_jobqueue.lifecycle.batch import close_batch, open_batch
+from django_jobqueue.lifecycle.batch import close_batch, in_any_case, open_batch
 from django_jobqueue.lifecycle.changes import CANCEL, RETRY, Change, to_priority, to_queue, to_time
 from django_jobqueue.lifecycle.control import Retrying
 from django_jobqueue.management import schedules
 from django_jobqueue.management.bulk import Bulk
 from django_jobqueue.management.selection import add_arguments, duration, is_whole_batch, moment, selection
 from django_jobqueue.models import Job
+from django_jobqueue.registry import resolve
 from django_jobqueue.worker.completer import human
 
 from .runworker import check_tables, find_backend
@@ -32,6 +34,8 @@ Answer = tuple[dict[str, Any], str]
 
 #: So many jobs that are not there are named.
 NAMED = 10
+#: Concurrency keys that are searched for jobs of unknown tasks.
+KEYS_LOOKED_AT = 100
 #: So much of a call is shown.
 CALL = 80
 #: The exit code when somebody pressed Ctrl-C: as a shell has it.
@@ -140,8 +144,9 @@ class Command(BaseCommand):
     # -- the verbs -------------------------------------------------------------------------------
 
     def do_status(self, options: dict[str, Any]) -> Answer:
-        overview = stats.overview(self.using)
-        return asdict(overview), "\n".join(status_lines(overview))
+        overview, unknown = stats.overview(self.using), unknown_tasks(self.using)
+        lines = [f"Waiting  jobs of {path}, under a concurrency key: no such task is known here" for path in unknown]
+        return asdict(overview) | {"unknown_tasks": unknown}, "\n".join([*status_lines(overview), *lines])
 
     def do_retry(self, options: dict[str, Any]) -> Answer:
         if not (options["ids"] or options["status"]):
@@ -177,6 +182,8 @@ class Command(BaseCommand):
         chosen = selection(options, change, self.using)
         chosen.kinds = chosen.kinds or options.get("kinds")
         self.missing = chosen.missing
+        if verb == "cancel" and is_whole_batch(options) and isinstance(chosen.jobs, QuerySet):
+            chosen.jobs = chosen.jobs.exclude(pk__in=in_any_case(options["batch"], self.using))
         bulk = Bulk(change, chosen, self.using, options["limit"])
         if options["dry_run"]:
             return would_be(verb, bulk)
@@ -244,6 +251,24 @@ class Command(BaseCommand):
         for_ever = said is None and None in self.backend.config.retentions.values()
         hint = " OPTIONS['RETENTION'] keeps jobs for ever; to delete them, say --older-than TIME." if for_ever else ""
         return {"would_delete" if dry else "deleted": number}, f"{done} {why}.{hint}"
+
+
+def unknown_tasks(using: str) -> list[str]:
+    """The tasks that this process does not know of the jobs that are first under their concurrency keys: they wait
+    until a worker knows them.
+    """
+    waiting = Job.objects.using(using).waiting_for_slots().order_by("-priority", "id")
+    paths = waiting.values_list("task_path", flat=True)
+    firsts = {paths.filter(concurrency_key=key.name).first() for key in stats.keys(using, limit=KEYS_LOOKED_AT)}
+    return sorted(path for path in firsts if path is not None and not is_known(path))
+
+
+def is_known(path: str) -> bool:
+    try:
+        resolve(path)
+    except UnknownTask:
+        return False
+    return True
 
 
 def jobs(number: int) -> str:
