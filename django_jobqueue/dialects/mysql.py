@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
-from django.db import DataError, transaction
+from django.db import DatabaseError, DataError, transaction
 from django.db.models import QuerySet
 
 from ..models import Job, UniqueKey
@@ -18,6 +18,9 @@ from .tables import FOR_A_SLOT, JOB, UNIQUE_KEY
 
 #: A packet bigger than max_allowed_packet.
 TOO_BIG = 1153
+#: What a column cannot hold, by the server's numbers: drivers have several exceptions for these. Text that the column's
+#: character set does not have, out of range, cut off, too long, no JSON, a CHECK that fails (MySQL's and MariaDB's).
+UNFIT = frozenset({TOO_BIG, 1264, 1265, 1292, 1366, 1406, 3140, 3144, 3157, 3819, 3854, 3988, 4025, 4038})
 #: Characters of results that are written in one statement: well below the smallest max_allowed_packet that is usual.
 RESULTS_AT_ONCE = 1_000_000
 
@@ -53,7 +56,9 @@ class MySQL(Dialect):
     collisions: ClassVar[frozenset[int]] = frozenset({1213, 1205, 1020})
 
     def is_refusal(self, error: Exception) -> bool:
-        return super().is_refusal(error) or error.args[:1] == (TOO_BIG,)
+        return super().is_refusal(error) or bool(
+            isinstance(error, DatabaseError) and error.args[:1] and error.args[0] in UNFIT
+        )
 
     def insert(self, jobs: list[Job]) -> None:
         portions = list(_portions(jobs))

@@ -6,16 +6,17 @@ is gone. Through the other the worker tells who it is, so that its jobs can be g
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from ..logs import get_logger
+
 if TYPE_CHECKING:
     from .worker import Worker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Marks a supervisor's child, and names the ends of its pipes.
 ENVIRONMENT = "DJANGO_JOBQUEUE_LINK"
