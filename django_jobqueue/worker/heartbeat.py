@@ -46,7 +46,6 @@ class Heartbeat(threading.Thread):
                 pause = min(TICK, self.lease / 3)
                 try:
                     self._beat()
-                    self.recovery.note_there()
                 except (DatabaseError, InterfaceError) as error:
                     logger.error("No heartbeat for %.0f s: %s", time.monotonic() - self._renewed_at, str(error).strip())
                     get_dialect(self.desk.using).connection.close()
@@ -64,6 +63,7 @@ class Heartbeat(threading.Thread):
             began = time.monotonic()
             if not renew(self.desk.id, self.desk.using, lease=self.lease):
                 self.lost()
+            self.recovery.note_there()
             self._renewed_at = began
             self.desk.believed_until = began + self.lease
         if self.desk.stop_requested.is_set() and not self._announced:
