@@ -6,16 +6,17 @@ import sys
 
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 
 from django_jobqueue import chain, group
 from django_jobqueue.compat import InvalidTask
-from django_jobqueue.lifecycle import admit, follow_up, waiting_keys
+from django_jobqueue.lifecycle import Progress, admit, follow_up, promote, reap, report, waiting_keys
 from django_jobqueue.middleware.concurrency import Concurrency
 from django_jobqueue.models import Job
 from tests.refusals import execute, refusing
 
 from .. import batch_tasks as tasks
-from .steps import USING, attempts, end, fresh, succeeded, take_one, worker
+from .steps import USING, attempts, end, enqueue, fall_silent, fresh, started, succeeded, take, take_one, worker
 from .test_admit import of_tenant, several
 from .test_follow import jobs_of, statuses
 
@@ -130,3 +131,38 @@ def test_g9_results_that_are_too_large_together():
     small = chain(tasks.one.s(), tasks.add.s()).enqueue()
     hand_on(half, half, 3)
     assert (statuses(large)[2], statuses(small)[1]) == ("FAILED", "READY")
+
+
+def test_g9_a_job_that_the_database_does_not_let_run_ends_alone():
+    jobs = [enqueue() for _ in range(4)]
+    with refusing(f"NEW.id = {jobs[1].pk} AND NEW.status = 'RUNNING'"):
+        taken = take(worker(), 4)
+    assert [job.pk for job in taken] == [job.pk for job in (jobs[0], *jobs[2:])]
+    assert fresh(jobs[1]).status == "FAILED" and "refuses to let it run" in attempts(jobs[1])[0].message
+    assert {job.status for job in map(fresh, taken)} == {"RUNNING"}
+
+
+def test_g9_a_due_job_that_cannot_be_put_in_line_ends_alone():
+    jobs = [enqueue() for _ in range(4)]
+    Job.objects.update(place=None, run_after=Now())
+    with refusing(f"NEW.id = {jobs[1].pk} AND NEW.status = 'READY'"):
+        assert promote(USING) == 3
+    assert [fresh(job).status for job in jobs] == ["READY", "FAILED", "READY", "READY"]
+    assert Job.objects.in_line().count() == 3
+
+
+def test_g9_progress_that_cannot_be_stored_keeps_no_other_from_it():
+    one, other = started(), started()
+    with refusing(f"NEW.id = {one.pk}"):
+        assert report([Progress(job.pk, job.token, 1.0) for job in (one, other)], USING) == 1
+    assert (fresh(one).progress, fresh(other).progress["done"]) == (None, 1.0)
+
+
+def test_g9_a_lost_job_that_cannot_be_given_back_keeps_no_other_lost():
+    jobs = [started() for _ in range(3)]
+    for job in jobs:
+        fall_silent(job.worker)
+    with refusing(f"NEW.id = {jobs[1].pk}"):
+        assert {run.job.pk for run in reap(USING)} == {jobs[0].pk, jobs[2].pk}
+    assert [fresh(job).status for job in jobs] == ["READY", "RUNNING", "READY"]
+    assert len(reap(USING)) == 1
