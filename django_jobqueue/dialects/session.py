@@ -58,10 +58,13 @@ class Session:
 
         def in_transaction() -> T:
             self.is_own()
+            is_outermost = not self.connection.in_atomic_block
             with transaction.atomic(using=self.using):
-                self.note_connection()
+                if is_outermost:
+                    self.note_connection()
                 result = write()
-            self._own.connection = None
+            if is_outermost:
+                self._own.connection = None
             return result
 
         return self.again_after_collision(in_transaction)
