@@ -24,8 +24,9 @@ from .compat import (
     task_finished,
     task_started,
 )
+from .logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class TaskSignal:

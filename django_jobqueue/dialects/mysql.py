@@ -18,19 +18,29 @@ from .records import Success
 from .session import M, Patience
 from .tables import FOR_A_SLOT, JOB, UNIQUE_KEY
 
-#: What the server says to values that it will never take. Drivers raise other classes for the same code: 1366 is a
+#: A packet bigger than max_allowed_packet.
+TOO_BIG = 1153
+#: What a column cannot hold, by the server's numbers: drivers raise other classes for the same number. 1366 is a
 #: DataError in PyMySQL and an OperationalError, as an outage would be, in mysqlclient.
-REFUSALS = frozenset(
+UNFIT = frozenset(
     {
-        1153,  # a packet larger than max_allowed_packet
+        TOO_BIG,
+        1264,  # out of range
+        1265,  # cut off
         1267,  # an illegal mix of collations
         1292,  # no such date or number
         1301,  # a value of a function larger than max_allowed_packet
         1366,  # a string that the column's character set does not have
+        1406,  # too long
         1411,  # no such date
         1644,  # SIGNAL: a trigger of the project
         3140,  # MySQL: no valid JSON
+        3144,  # MySQL: JSON of another character set
         3157,  # MySQL: JSON nested too deep
+        3819,  # MySQL: a CHECK that fails
+        3854,  # MySQL: a string that the connection's character set does not have
+        3988,  # the same
+        4025,  # MariaDB: a CHECK that fails
         4037,  # MariaDB: JSON that ends too soon
         4038,  # MariaDB: no valid JSON
         4040,  # MariaDB: JSON nested too deep
@@ -71,7 +81,9 @@ class MySQL(Dialect):
     collisions: ClassVar[frozenset[int]] = frozenset({1213, 1205, 1020})
 
     def is_refusal(self, error: Exception) -> bool:
-        return super().is_refusal(error) or (bool(error.args) and error.args[0] in REFUSALS)
+        return super().is_refusal(error) or bool(
+            isinstance(error, DatabaseError) and error.args[:1] and error.args[0] in UNFIT
+        )
 
     def insert(self, jobs: list[Job]) -> None:
         portions = list(_portions(jobs))

@@ -79,9 +79,14 @@ class Session:
             nonlocal is_written
             is_written = False
             self.is_own()
+            is_outermost = not self.connection.in_atomic_block
             with transaction.atomic(using=self.using):
+                if is_outermost:
+                    self.note_connection()
                 result = write()
                 is_written = True  # from here on nobody knows whether it was committed
+            if is_outermost:
+                self._own.connection = None
             return result
 
         return self.again_if_dead(lambda: self.again_after_collision(in_transaction), unless=lambda: is_written)
@@ -96,14 +101,31 @@ class Session:
         try:
             return do()
         except (OperationalError, InterfaceError):
-            if unless() or not self._is_dead():
+            if unless() or not self.was_cut():
                 raise
-            self.connection.close()
+            self.close()
         return do()
 
-    def _is_dead(self) -> bool:
-        connection = self.connection
-        return connection.connection is None or not connection.is_usable()
+    def note_connection(self) -> None:
+        """Remember the connection that the calling thread's transaction is in: if it is cut, Django opens another one
+        at the end of the transaction, and nothing can be seen of the cut.
+        """
+        self._own.connection = self.connection.connection
+
+    def was_cut(self) -> bool:
+        """Was the calling thread's connection lost in the transaction that has just failed, or since?"""
+        connection, noted = self.connection, getattr(self._own, "connection", None)
+        if connection.connection is None or (noted is not None and connection.connection is not noted):
+            return True
+        try:
+            return not connection.is_usable()
+        except Exception:  # some drivers raise where others return False
+            return True
+
+    def close(self) -> None:
+        """Close the calling thread's connection: the next statement opens another one."""
+        self._own.connection = None
+        self.connection.close()
 
     def transact_by_index(self, do: Callable[[], T]) -> T:
         """``transact`` for statements whose index is known, whatever the planner believes of the table."""
@@ -135,6 +157,10 @@ class Session:
     def is_collision(self, error: DatabaseError) -> bool:
         """Was the write rolled back only because of another connection?"""
         return bool(error.args) and error.args[0] in self.collisions
+
+    def is_locked_out(self, error: DatabaseError) -> bool:
+        """Does somebody else hold the row, so that it may be written later?"""
+        return self.is_collision(error)
 
     def is_refusal(self, error: Exception) -> bool:
         """Does the database refuse this very data, now and for ever?"""

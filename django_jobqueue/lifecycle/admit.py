@@ -8,19 +8,26 @@ the second one sees what the first one has done.
 
 from __future__ import annotations
 
-import logging
+import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
-from ..dialects import Lane, get_dialect
+from django.db import DatabaseError, InterfaceError
+
+from ..dialects import Admitted, Lane, get_dialect
 from ..exceptions import UnknownTask
 from ..keys import Slots, limit_key, slots_of
+from ..logs import get_logger
 from ..models import Job
+from ..outcomes import State
 from ..registry import resolve
 from . import notify
 from .claim import release
+from .follow import end_waiting
+from .parts import PassedOver, in_parts
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Tasks that jobs waited for slots of, in this process.
 _tasks: set[str] = set()
@@ -28,6 +35,12 @@ _tasks: set[str] = set()
 _told: dict[tuple[str, str], float] = {}
 #: After so many seconds.
 TOLD_FOR = 3600.0
+
+#: Keys of which no job can be let in for now.
+_passed_over = PassedOver()
+
+#: So many jobs of a key are looked at for one that says what cannot be.
+MOST_LOOKED_AT = 500
 
 #: Who is sent to its key comes in line anew, which is the way to wait for a slot.
 SOON = 0.001
@@ -55,9 +68,13 @@ def send_to_keys(keys: Mapping[Job, str], using: str) -> int:
     for job, key in keys.items():
         ids.setdefault(key, []).append(job.pk)
     tokens = {job.token for job in keys}
-    for key, some in ids.items():
-        Job.objects.using(using).filter(pk__in=some, token__in=tokens).update(concurrency_key=key)
-    return release(keys, using, SOON)
+
+    def send() -> int:
+        for key, some in ids.items():
+            Job.objects.using(using).filter(pk__in=some, token__in=tokens).update(concurrency_key=key)
+        return release(keys, using, SOON)
+
+    return get_dialect(using).transact(send)
 
 
 def waiting_keys(using: str) -> Iterator[str]:
@@ -78,15 +95,64 @@ def admit(keys: Iterable[str], using: str, floors: Mapping[Lane, int] | None = N
     Safe to call from any number of processes at any time.
     """
     dialect, lanes = get_dialect(using), set[Lane]()
-    number, left = dialect.keys_at_once, sorted(set(keys))
-    while left:
-        admitted = dialect.admit(left[:number], *_rules(using), floors or {})
-        lanes |= admitted.lanes
+
+    def admit_some(some: Sequence[str]) -> Admitted:
+        admitted = dialect.admit(some, *_rules(using), floors or {})
+        lanes.update(admitted.lanes)
         _tasks.update(admitted.strangers)
-        left = sorted(admitted.unfinished) + left[number:]
-    if lanes:
-        notify.ready(lanes, using)
+        return admitted
+
+    number, left = dialect.keys_at_once, sorted(set(keys).difference(map(str, _passed_over.now(using))))
+    try:
+        while left:
+            admitted = in_parts(left[:number], admit_some, using, partial(_refuse, using))
+            left = sorted({key for one in admitted for key in one.unfinished}) + left[number:]
+    finally:  # what is in line is there, whatever has come after
+        if lanes:
+            notify.ready(lanes, using)
     return lanes
+
+
+def _refuse(using: str, key: str, error: Exception) -> Admitted:
+    """It cannot be told who of this key is to be let in: end the jobs that say of themselves what cannot be."""
+    jobs = Job.objects.using(using).waiting_for_slots().filter(concurrency_key=key).order_by("-priority", "id")
+    ended = [job for job in jobs[:MOST_LOOKED_AT] if (problem := problem_of(job)) and _fail(job, problem, using)]
+    if ended:
+        return Admitted(set(), {key}, set())
+    logger.error("No job of the concurrency key %r can be let in for now.", key, exc_info=error)
+    _passed_over.add(key, using)
+    return Admitted(set(), set(), set())
+
+
+def _fail(job: Job, problem: str, using: str) -> bool:
+    def end() -> None:
+        end_waiting(job, State.FAILED, problem, using, exception="builtins.ValueError")
+
+    try:
+        get_dialect(using).transact(end)
+    except (DatabaseError, InterfaceError) as error:
+        logger.error("%s cannot be ended: %s", job, str(error).strip())
+        return False
+    logger.error("%s has failed before it could start. %s", job, problem)
+    return True
+
+
+def problem_of(job: Job) -> str:
+    """Why the job's options do not say how many may run beside it; empty if they do. Rows can be changed by hand."""
+    options = job.options
+    if options is None:
+        return ""
+    if not isinstance(options, dict):
+        return f"Its options must be an object, but are {json.dumps(options)[:100]}."
+    for name, value in options.items():
+        fits = {
+            "concurrency": value is None or (isinstance(value, int) and not isinstance(value, bool)),
+            "in_order": isinstance(value, bool),
+            "fair": isinstance(value, bool),
+        }
+        if not fits.get(name, True):
+            return f"Its option {name!r} cannot be {json.dumps(value)[:100]}."
+    return ""
 
 
 def give_back_slots(key: str, using: str) -> int:

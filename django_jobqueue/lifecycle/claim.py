@@ -11,9 +11,18 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from ..dialects import ANY, Filter, Lane, Peek, Release, get_dialect
+from ..dialects.asking import Verdict, judge
+from ..logs import get_logger
 from ..models import Attempt, Job, Queue
+from ..models.fields import NextPlace
+from ..models.job import READY_OR_IN_WAITING
+from ..outcomes import State, describe
 from . import notify
+from .follow import end_waiting
 from .keep import keep_of
+from .parts import in_parts
+
+logger = get_logger(__name__)
 
 PROMOTE_LIMIT = 1000
 #: So many of the latest attempts are read with a job that has had more.
@@ -137,9 +146,52 @@ def claim(
     if not lanes or limit < 1:
         return []
     token = secrets.randbits(63)
-    jobs = get_dialect(using).claim(lanes, limit, worker_id, token, floors=floors, isolated=isolated, only=only)
+    try:
+        jobs = get_dialect(using).claim(lanes, limit, worker_id, token, floors=floors, isolated=isolated, only=only)
+    except Exception as error:
+        if judge(error, get_dialect(using)) in (Verdict.AWAY, Verdict.CUT):
+            raise
+        jobs = _claim_one_by_one(lanes, limit, worker_id, token, using, isolated=isolated, only=only)
     attach_past_attempts([job for job in jobs if job.attempts > 1], using)
     return jobs
+
+
+def _claim_one_by_one(
+    lanes: Sequence[Lane], limit: int, worker_id: int, token: int, using: str, *, isolated: bool, only: Filter
+) -> list[Job]:
+    """``claim`` when the database refuses one of the jobs at the head of the lanes: that one is ended."""
+    dialect, jobs = get_dialect(using), list[Job]()
+    in_line = Job.objects.using(using).in_line().order_by("place")
+    for lane in lanes:
+        for pk in list(in_line.filter(**lane._asdict()).values_list("pk", flat=True)[: limit - len(jobs)]):
+            one = Filter(f"{only.sql} AND id = %s", (*only.params, pk))
+            try:
+                jobs += dialect.claim([lane], 1, worker_id, token, isolated=isolated, only=one)
+            except Exception as error:
+                if judge(error, dialect) in (Verdict.AWAY, Verdict.CUT):
+                    if jobs:
+                        return jobs
+                    raise
+                _end_refused(pk, error, using)
+    return jobs
+
+
+def _end_refused(pk: int, error: Exception, using: str) -> int:
+    """Let a job fail that the database does not let go on."""
+    logger.error("Job #%s cannot be claimed or put in line.", pk, exc_info=error)
+
+    def end() -> None:
+        for job in Job.objects.using(using).filter(pk=pk, status=Job.Status.READY).select_for_update():
+            message = f"The database refuses to let it run: {describe(error)}"
+            end_waiting(job, State.FAILED, message, using, exception=f"{type(error).__module__}.{type(error).__name__}")
+
+    try:
+        get_dialect(using).transact(end)
+    except Exception as another:
+        if judge(another, get_dialect(using)) is Verdict.AWAY:
+            raise
+        logger.error("Job #%s cannot be ended either: %s", pk, str(another).strip())
+    return 0
 
 
 def narrowed(narrow: Callable[[QuerySet[Job]], QuerySet[Job]], using: str) -> Filter | None:
@@ -192,7 +244,18 @@ def first_place(lane: Lane, floor: int, paused: Sequence[str], using: str) -> in
 
 def promote(using: str) -> int:
     """Put the scheduled jobs in line whose time has come by the database's clock; how many."""
-    return get_dialect(using).promote(PROMOTE_LIMIT)
+    try:
+        return get_dialect(using).promote(PROMOTE_LIMIT)
+    except Exception as error:
+        if judge(error, get_dialect(using)) in (Verdict.AWAY, Verdict.CUT):
+            raise
+    scheduled = Job.objects.using(using).scheduled()
+    due = list(Job.objects.using(using).due().order_by("run_after").values_list("pk", flat=True)[:PROMOTE_LIMIT])
+
+    def put_in_line(some: Sequence[int]) -> int:
+        return scheduled.filter(pk__in=some).update(place=NextPlace(), status=READY_OR_IN_WAITING)
+
+    return sum(in_parts(due, put_in_line, using, lambda pk, error: _end_refused(pk, error, using))) if due else 0
 
 
 def next_due(using: str, selector: QueueSelector = QueueSelector()) -> float | None:

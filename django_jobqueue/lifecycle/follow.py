@@ -9,6 +9,7 @@ for them all.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,15 +19,23 @@ from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Now
 
 from ..dialects import Lane, get_dialect
+from ..dialects.asking import Verdict, judge
 from ..exceptions import DependencyFailed
 from ..gathering import GATHER
+from ..logs import get_logger
 from ..models import Attempt, Dependency, Job
 from ..models.batch import Rule
 from ..models.fields import NextPlace
 from ..models.job import FINISHED, READY_OR_IN_WAITING
-from ..outcomes import State
+from ..outcomes import MESSAGE_LENGTH, State, describe
 from . import notify
 from .keep import deleted_at
+from .parts import LARGE, PassedOver, in_parts
+
+logger = get_logger(__name__)
+
+#: Ended jobs of which somebody cannot be told for now.
+_passed_over = PassedOver()
 
 #: Ends, and those who are told of them, in one transaction.
 ENDS, TOLD = 500, 1000
@@ -45,9 +54,17 @@ def follow_up(using: str) -> set[Lane]:
     Safe to call from any number of processes at any time.
     """
     lanes: set[Lane] = set()
-    while (found := get_dialect(using).transact(lambda: _take_ends(using))) is not None:
+    dialect = get_dialect(using)
+    while True:
+        try:
+            found = dialect.transact(lambda: _take_ends(using))
+        except Exception as error:
+            if judge(error, dialect) is Verdict.AWAY:
+                raise
+            found = _take_ends_in_parts(using)
+        if found is None:
+            return lanes
         lanes |= found
-    return lanes
 
 
 def link(dependencies: Sequence[Dependency], using: str, *, late: Mapping[int, str] = _NONE) -> None:
@@ -74,8 +91,7 @@ def find_strays(using: str, behind: int = 0) -> int:
     open_ends = Dependency.objects.using(using).filter(job__in=waiting, status__isnull=True)
     there = Job.objects.using(using).filter(pk=OuterRef("on_id"))
     if gone := sorted(set(open_ends.filter(~Exists(there)).values_list("on_id", flat=True))):
-        ends = dict.fromkeys(gone, Job.Status.CANCELLED.value)
-        get_dialect(using).transact(lambda: _tell(ends, using, are_gone=True))
+        _tell_in_parts(dict.fromkeys(gone, Job.Status.CANCELLED.value), using, are_gone=True)
     unmarked = open_ends.filter(Exists(there.filter(followed=False))).values_list("on_id", flat=True)
     if ids := sorted(set(unmarked)):
         _mark(ids, using)
@@ -115,19 +131,87 @@ def _take_ends(using: str, among: Collection[int] | None = None) -> set[Lane] | 
     rows = Job.objects.using(using).to_follow_up().order_by("pk")
     if among is not None:
         rows = rows.filter(pk__in=among)
+    elif passed_over := _passed_over.now(using):
+        rows = rows.exclude(pk__in=passed_over)
     ends: dict[int, str] = dict(rows.select_for_update(skip_locked=True).values_list("pk", "status")[:ENDS])
     return _tell(ends, using) if ends else None
 
 
-def _tell(ends: Mapping[int, str], using: str, *, are_gone: bool = False) -> set[Lane]:
-    """Tell those who wait for these jobs what they came to; the mark goes when all have been told."""
+def _tell(
+    ends: Mapping[int, str], using: str, only: Collection[int] | None = None, *, are_gone: bool = False
+) -> set[Lane]:
+    """Tell those who wait for these jobs, or ``only`` some of them, what they came to; the mark goes when all have been
+    told.
+    """
     open_ends = Dependency.objects.using(using).filter(on__in=list(ends), status__isnull=True)
-    told = list(open_ends.order_by("on_id", "job_id")[:TOLD])
+    wanted = open_ends if only is None else open_ends.filter(job__in=only)
+    told = list(wanted.order_by("on_id", "job_id")[:TOLD])
     listeners = _locked(sorted({one.job_id for one in told}), using)  # before a word: two may tell the same job
     get_dialect(using).note_ends([(ends[one.on_id], one.on_id, one.job_id) for one in told])
-    open_on = set() if len(told) < TOLD else set(open_ends.values_list("on_id", flat=True).distinct())
+    open_on = set() if len(told) < TOLD and only is None else set(open_ends.values_list("on_id", flat=True).distinct())
     Job.objects.using(using).filter(pk__in=[pk for pk in ends if pk not in open_on]).update(followed=False)
     return _move_on(listeners, told, ends, using, are_gone)
+
+
+# -- when the database refuses something of that ---------------------------------------------------
+
+
+def _take_ends_in_parts(using: str) -> set[Lane] | None:
+    """``_take_ends`` that ends the jobs that cannot be told, and passes over what cannot be ended either."""
+    rows = Job.objects.using(using).to_follow_up().exclude(pk__in=_passed_over.now(using)).order_by("pk")
+    ends: dict[int, str] = dict(rows.values_list("pk", "status")[:ENDS])
+    if not ends:
+        return None
+
+    def take(some: Sequence[int]) -> set[Lane]:
+        return get_dialect(using).transact(lambda: _take_ends(using, some)) or set()
+
+    def one(pk: int, error: Exception) -> set[Lane]:
+        return _tell_in_parts({pk: ends[pk]}, using)
+
+    return set[Lane]().union(*in_parts(list(ends), take, using, one, is_large=lambda pk: True))
+
+
+def _tell_in_parts(ends: Mapping[int, str], using: str, *, are_gone: bool = False) -> set[Lane]:
+    """``_tell`` in transactions of its own: those who wait for these jobs, but for those that cannot be told."""
+    open_ends = Dependency.objects.using(using).filter(on__in=list(ends), status__isnull=True)
+    waiting = sorted(set(open_ends.values_list("job_id", flat=True)[:TOLD]))
+
+    def tell(some: Sequence[int]) -> set[Lane]:
+        return get_dialect(using).transact(lambda: _tell(ends, using, some, are_gone=are_gone))
+
+    def gets_much(pk: int) -> bool:
+        return len(json.dumps(_results_for([pk], using)[0].get(pk))) > LARGE
+
+    def give_up(pk: int, error: Exception) -> set[Lane]:
+        try:
+            get_dialect(using).transact(lambda: _end_untold(pk, ends, error, using))
+        except Exception as another:
+            if judge(another, get_dialect(using)) in (Verdict.AWAY, Verdict.CUT):
+                raise
+            logger.error("Job #%s can neither be told nor ended: %s", pk, str(another).strip())
+            for on in ends:
+                _passed_over.add(on, using)
+        return set()
+
+    return set[Lane]().union(*(in_parts(waiting, tell, using, give_up, is_large=gets_much) if waiting else ()))
+
+
+def _end_untold(pk: int, ends: Mapping[int, str], error: Exception, using: str) -> None:
+    """Let a job fail that cannot be put in line with what it was to get."""
+    dependencies = Dependency.objects.using(using).filter(on__in=list(ends), status__isnull=True)
+    heard = dependencies.filter(job=pk).values_list("on_id", flat=True)
+    get_dialect(using).note_ends([(ends[on], on, pk) for on in heard])
+    for job in _locked([pk], using).values():
+        message = f"What it waited for has ended, but it cannot be put in line: {describe(error)}"
+        path = f"{type(error).__module__}.{type(error).__qualname__}"
+        end_waiting(job, State.FAILED, message, using, exception=path)
+        logger.error("%s has failed. %s", job, message, exc_info=error)
+    still = set(dependencies.values_list("on_id", flat=True).distinct())
+    Job.objects.using(using).filter(pk__in=set(ends) - still).update(followed=False)
+
+
+# -- what becomes of those who have been told -----------------------------------------------------
 
 
 def _locked(ids: Sequence[int], using: str) -> dict[int, Job]:
@@ -180,8 +264,16 @@ def _has_something_failed(pk: int, using: str) -> bool:
 
 def _end(job: Job, rule: str, message: str, using: str) -> None:
     """It will not run; the reason is put on record as an attempt that no worker has made."""
-    fails = rule == Rule.FAIL
-    status = Job.Status.FAILED if fails else Job.Status.CANCELLED
+    if rule == Rule.FAIL:
+        path = f"{DependencyFailed.__module__}.{DependencyFailed.__qualname__}"
+        end_waiting(job, State.FAILED, message, using, exception=path)
+    else:
+        end_waiting(job, State.SKIPPED, message, using)
+
+
+def end_waiting(job: Job, outcome: State, message: str, using: str, *, exception: str = "") -> None:
+    """End a job that waits, as failed or as skipped."""
+    status = Job.Status.FAILED if outcome is State.FAILED else Job.Status.CANCELLED
     job.attempts += 1
     Job.objects.using(using).filter(pk=job.pk).update(
         status=status, finished_at=Now(), waiting_for=0, attempts=job.attempts, **deleted_at([job], status)
@@ -191,9 +283,9 @@ def _end(job: Job, rule: str, message: str, using: str) -> None:
         number=job.attempts,
         started_at=Now(),
         finished_at=Now(),
-        outcome=State.FAILED if fails else State.SKIPPED,
-        message=message,
-        exception_class_path=f"{DependencyFailed.__module__}.{DependencyFailed.__qualname__}" if fails else "",
+        outcome=outcome,
+        message=message.encode("ascii", "backslashreplace").decode()[:MESSAGE_LENGTH],
+        exception_class_path=exception[:255],
     )
 
 
@@ -219,6 +311,8 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
             continue
         changes: dict[str, Any] = {} if job.run_after else {"place": NextPlace()}
         if job.pk in handed_on:
+            if not isinstance(job.args, list):
+                raise TypeError(f"The args of job #{job.pk} must be a list, but are {json.dumps(job.args)[:100]}.")
             changes["args"] = [handed_on[job.pk], *job.args]
         status = Job.Status.READY if job.run_after else READY_OR_IN_WAITING
         rows.filter(pk=job.pk).update(status=status, waiting_for=0, **changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Collection
@@ -10,10 +9,11 @@ from datetime import timedelta
 
 from django.db.models.functions import Now
 
+from ..logs import get_logger
 from ..models import Job, Worker
 from ..models.worker import ALIVE
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def register(using: str, *, queues: list[str], slots: int, lease: float) -> Worker:

@@ -15,7 +15,6 @@ All of it is a hint: if it is lost, with its process or its connection, the work
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -27,12 +26,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..dialects import Lane, get_dialect
 from ..dialects.channel import SENDERS, SOON, Sender
+from ..logs import get_logger
 from ..models import Job
 from ..outcomes import Outcome
 from ..timing import aware
 from .aside import PerDatabase, start_thread
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds between two notifications of one process: at the least, and on average where they do not end. A NOTIFY takes
 #: about a third of the work that an enqueue takes, and who enqueues without end keeps the workers awake by that.

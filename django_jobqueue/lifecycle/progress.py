@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..dialects import get_dialect
+from ..logs import get_logger
 from ..models import Job
+from .parts import in_parts
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,17 @@ def report(news: Collection[Progress], using: str) -> int:
     """Write the latest of each job; how many were still ours: a lost attempt writes nothing."""
     ordered = sorted(news, key=lambda progress: progress.id)  # two writers never deadlock
 
-    def write() -> int:
+    def write(some: Sequence[Progress]) -> int:
         jobs = Job.objects.using(using)
-        return sum(jobs.filter(pk=one.id, token=one.token).update(progress=one.data) for one in ordered)
 
-    return get_dialect(using).transact(write) if ordered else 0
+        def update() -> int:
+            return sum(jobs.filter(pk=one.id, token=one.token).update(progress=one.data) for one in some)
+
+        return get_dialect(using).transact(update)
+
+    return sum(in_parts(ordered, write, using, _pass_over)) if ordered else 0
+
+
+def _pass_over(one: Progress, error: Exception) -> int:
+    logger.warning("The progress of job #%s cannot be stored: %s", one.id, str(error).strip())
+    return 0

@@ -6,7 +6,6 @@ transaction: so a tick is enqueued once, or not yet.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from django.utils import timezone
 from ..conf import backend_aliases, config_of
 from ..dialects import get_dialect
 from ..exceptions import UnknownTask
+from ..logs import get_logger
 from ..models import Job, Schedule
 from ..models.job import UNFINISHED
 from ..outcomes import MESSAGE_LENGTH, storable
@@ -30,7 +30,7 @@ from ..timing import aware, latest
 from . import control
 from .route import write_route
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -8,7 +8,6 @@ and a rollback takes effect shortly after the last worker of the new release has
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from django.db.models.functions import Now
 from ..compat import AnyTask
 from ..dialects import get_dialect
 from ..exceptions import UnknownTask
+from ..logs import get_logger
 from ..models import Schedule
 from ..registry import is_ours, resolve
 from ..schedules import Entry, check_call
@@ -28,7 +28,7 @@ from ..task import JobTask, declared
 from ..timing import aware
 from .schedule import aliases_of, restart
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: How long a worker's word for a definition holds, and with how much of that left it is given again.
 VOUCHED, RENEW = timedelta(seconds=90), timedelta(seconds=50)

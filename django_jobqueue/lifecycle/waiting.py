@@ -7,7 +7,6 @@ also listens, and wakes those whose job is said to have ended: then they look at
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +19,12 @@ from django.db import connections
 from ..dialects import get_dialect
 from ..dialects.channel import END_LISTENERS, EndListener
 from ..exceptions import WaitInTransaction
+from ..logs import get_logger
 from ..models import Job
 from ..models.job import FINISHED
 from .aside import PerDatabase, start_thread
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds between two looks: a tenth of the time that one has waited, within these bounds.
 SHORTEST, LONGEST = 0.01, 1.0

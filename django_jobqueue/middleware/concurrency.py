@@ -7,6 +7,9 @@ from typing import Any
 from ..keys import clean_key
 from .base import Middleware
 
+#: What a database's integer holds.
+MOST = 2**31 - 1
+
 
 class Concurrency(Middleware):
     """``concurrency``: how many jobs may run at once that have the same ``concurrency_key``: a template over the call's
@@ -26,6 +29,6 @@ class Concurrency(Middleware):
         if name in ("in_order", "fair"):
             if not isinstance(value, bool):
                 raise TypeError("it must be True or False")
-        elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError("it must be a whole number from 1 on, or None")
+        elif value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST):
+            raise ValueError(f"it must be a whole number from 1 to {MOST}, or None for any number of jobs")
         return value

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..exceptions import Skip, Snooze
+from ..logs import get_logger
 from ..outcomes import Outcome, State
 from .base import Middleware
 from .context import JobContext
@@ -14,7 +15,7 @@ from .context import JobContext
 if TYPE_CHECKING:
     from ..models import Job
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ERRORS = frozenset({State.FAILED, State.RETRYING, State.TIMED_OUT, State.LOST})
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from inspect import isgeneratorfunction
 from types import TracebackType
 from typing import Any
 
+from ..logs import get_logger
 from .chain import hooks
 from .context import WorkerHandle
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Lifespan:

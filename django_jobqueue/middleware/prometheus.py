@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 
 from .. import conf, stats
+from ..logs import get_logger
 from ..outcomes import Outcome, State
 from .base import Middleware
 from .context import JobContext, WorkerHandle
@@ -30,7 +30,7 @@ from .waiting import seconds_in_line
 if TYPE_CHECKING:
     from ..models import Job
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: ``JOBQUEUE_PROMETHEUS``. A port that is taken makes way for the next one: each process of a worker needs its own.
 DEFAULTS: Mapping[str, Any] = {"PORT": 9191, "ADDRESS": "127.0.0.1", "TOKEN": None}

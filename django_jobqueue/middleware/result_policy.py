@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..arguments import normalise_result
 from ..exceptions import InvalidResult, Skip
+from ..logs import get_logger
 from ..options import plain
 from ..outcomes import is_period, seconds
 from .base import Middleware
 from .context import JobContext
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MIB = 1024 * 1024
 OVERFLOWS = ("fail", "drop")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from math import isfinite
 from typing import Any, ClassVar
 
+from ..logs import get_logger
 from .base import Middleware
 from .context import JobContext
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class SlowJobs(Middleware):

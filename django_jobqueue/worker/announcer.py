@@ -17,6 +17,7 @@ from typing import Any
 from django.db import close_old_connections, connections
 
 from ..lifecycle import Run
+from ..logs import get_logger
 from ..middleware.database_connections import begin_without
 from ..outcomes import Outcome, State
 from ..results import Past, PendingResult, task_of
@@ -24,7 +25,7 @@ from ..signals import FINISHED
 from .execution import Execution
 from .leftovers import roll_back_leftovers
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: While more ends of attempts than this wait to be announced, the worker claims nothing.
 MAX_UNANNOUNCED = 500

@@ -6,15 +6,15 @@ cost nothing; where there is no channel, or what is told gets lost, those who wa
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Collection, Sequence
 
 from ..dialects.channel import tell_end
 from ..lifecycle import Run
+from ..logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds for which it is remembered that somebody waits; that is said anew before they are over.
 MEMORY = 12.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -16,10 +15,11 @@ from ..dialects import Lane, get_dialect
 from ..dialects.schema import problem_of_tables
 from ..exceptions import UnknownTask
 from ..keys import limit_key, slots_of
-from ..lifecycle import QueueSelector, Run, claim, next_due, release
+from ..lifecycle import QueueSelector, Run, claim, next_due
 from ..lifecycle.admit import send_to_keys
 from ..lifecycle.claim import held_by, isolated_waiting
 from ..lifecycle.pauses import held_back
+from ..logs import get_logger
 from ..models import Job
 from ..registry import is_async, resolve
 from .announcer import Announcer
@@ -31,9 +31,10 @@ from .follower import Follower
 from .isolation import Isolation
 from .lanes import Lanes
 from .mix import Mix
+from .recovery import Recovery
 from .wakeup import Wakeup
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: A prefetched job is given back when nothing has started for so long.
 PATIENCE = 1.0
@@ -70,13 +71,16 @@ class Claimer(threading.Thread):
         completer: Completer,
         wakeup: Wakeup,
         announcer: Announcer,
+        recovery: Recovery | None = None,
     ) -> None:
         super().__init__(name="jobqueue-claimer", daemon=True)
         self.announcer = announcer
         self.desk, self.intake, self.using = desk, intake, desk.using
         self.threads, self.loop, self.completer, self.wakeup = threads, loop, completer, wakeup
+        self.recovery = recovery or Recovery(self.using)
+        self.recovery.came_back.append(self._look_anew)
         self.lanes = Lanes(intake.selector, self.using)
-        self.follower = Follower(self.using, self.woken, lambda: self.lanes.reached)
+        self.follower = Follower(self.using, self.woken, lambda: self.lanes.reached, self.recovery)
         #: Called when it cannot go on.
         self.fault: Callable[[], None] = desk.stop
         self.claimed = 0
@@ -105,7 +109,7 @@ class Claimer(threading.Thread):
                     self._unsure = True
                     if self.intake.drain is not None and self._has_no_tables():
                         self.fault()
-                    self._stopping.wait(pause * random.uniform(0.5, 1.5))
+                    self.recovery.pause(pause * random.uniform(0.5, 1.5), self._stopping.is_set)
                     pause = min(5.0, pause * 2)
                 except Exception:
                     logger.exception("The claimer stumbled; it goes on in a second.")
@@ -131,10 +135,14 @@ class Claimer(threading.Thread):
         self.lanes.tell(lanes)
         self.wake.set()
 
+    def _look_anew(self) -> None:
+        self.woken(())
+
     def _step(self) -> float:
         """One look at the queues, and for how long to rest then, unless there is news: 0 where there may be more."""
         if not self.desk.believed:
             return BUSY_PAUSE  # whatever we claimed now, others might take for orphaned
+        self.desk.give_back()
         if self._unsure:
             self._release_unheard()
         self.wakeup.ping_if_due()
@@ -166,8 +174,9 @@ class Claimer(threading.Thread):
 
     def _release_unheard(self) -> None:
         """Give back what the database gave us in a claim whose answer never came."""
-        unheard = [job for job in held_by(self.desk.id, self.using) if job.pk not in self.desk.runs]
-        if given := release(unheard, self.using):
+        held = held_by(self.desk.id, self.using)
+        unheard = [job for job in held if not self.desk.is_held(job.pk, job.token) and not self.completer.holds(job)]
+        if given := self.desk.give_back([Run(job=job, worker_id=self.desk.id) for job in unheard]):
             logger.warning("Gave back %d jobs of a claim that went wrong.", given)
         self._unsure = False
 
@@ -195,8 +204,8 @@ class Claimer(threading.Thread):
             self.lanes.order, room, worker_id, self.using, floors=floors, isolated=isolated, only=self.lanes.only
         )
         if self.desk.id != worker_id:  # the lease was lost while the claim was on its way
-            release(jobs, self.using)
             self.wake.set()
+            self.desk.give_back([Run(job=job, worker_id=worker_id) for job in jobs])
             return []
         now = time.monotonic()
         if not isolated:
@@ -206,14 +215,25 @@ class Claimer(threading.Thread):
         return jobs
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:
-        self.claimed += len(jobs)
+        """Hand the jobs to the executors. What raises leaves none in between: what has not been handed on by then is
+        given back at the next step.
+        """
+        runs = [Run(job=job, worker_id=job.worker_id or self.desk.id) for job in jobs]
+        left = {id(run): run for run in runs}
+        try:
+            self._sort_out(runs, left)
+        finally:
+            self.desk.keep_to_return(left.values())
+        self.desk.give_back()
+
+    def _sort_out(self, runs: Sequence[Run], left: dict[int, Run]) -> None:
+        """Take from those that are ``left`` what gets another place."""
         self._keys_seen = False
-        unknown: dict[str, list[Job]] = {}
+        unknown: dict[str, list[Run]] = {}
         kept = [0, 0]
-        unwanted: list[Run] = []
         keyless: dict[Job, str] = {}
-        for job in jobs:
-            run = Run(job=job, worker_id=job.worker_id or self.desk.id)
+        for run in runs:
+            job = run.job
             try:
                 job.decode()
                 task = resolve(job.task_path)
@@ -223,30 +243,33 @@ class Claimer(threading.Thread):
                         keyless[job] = key
                         continue
             except UnknownTask as error:
-                unknown.setdefault(str(error), []).append(job)
+                unknown.setdefault(str(error), []).append(run)
                 continue
             except Exception as error:
                 fail(run, error)
+                self.claimed += 1
                 self.desk.hold(run)
+                del left[id(run)]
                 self.completer.put(run)
                 continue
             run.is_async = is_async(task)
             if not self.mix.keeps(run.is_async):
-                unwanted.append(run)
                 continue
-            kept[run.is_async] += 1
             self.desk.hold(run)
             (self.loop if run.is_async else self.threads).submit(run, task)
+            del left[id(run)]
+            kept[run.is_async] += 1
+            self.claimed += 1
+        self.mix.note(*kept)
         for reason, strangers in unknown.items():
             self._put_off(strangers, reason)
+            for run in strangers:
+                del left[id(run)]
         if keyless:
-            self.claimed -= len(keyless)
             send_to_keys(keyless, self.using)
-        self.mix.note(*kept)
+            for run in [run for run in left.values() if run.job in keyless]:
+                del left[id(run)]
         time.sleep(0)  # the slots wait for the interpreter, and this thread has time
-        if unwanted:
-            self.claimed -= len(unwanted)
-            self.desk.give_back(unwanted)
 
     def _is_limited(self, job: Job, task: AnyTask) -> bool:
         """Has its task got a limit since the job was enqueued? For most jobs the answer is their task's."""
@@ -256,24 +279,23 @@ class Claimer(threading.Thread):
             limited = self._limited[job.task_path] = slots_of(task).most is not None
         return limited
 
-    def _put_off(self, jobs: Sequence[Job], reason: str) -> None:
+    def _put_off(self, runs: Sequence[Run], reason: str) -> None:
         """Leave the jobs to a worker that knows their task; in a rolling deploy there soon is one."""
         least, most = UNKNOWN_DELAY
-        delay = min(most, max(least, jobs[-1].age.total_seconds()))
-        names = ", ".join(f"#{job.pk}" for job in jobs[:5]) + ", …" * (len(jobs) > 5)
-        logger.warning("%s Put off for %s: %d jobs (%s).", reason, human(delay), len(jobs), names)
-        self.claimed -= len(jobs)
-        release(jobs, self.using, delay)
+        delay = min(most, max(least, runs[-1].job.age.total_seconds()))
+        names = ", ".join(f"#{run.job.pk}" for run in runs[:5]) + ", …" * (len(runs) > 5)
+        logger.warning("%s Put off for %s: %d jobs (%s).", reason, human(delay), len(runs), names)
+        self.desk.give_back(runs, delay)
 
     def _give_back_stuck(self) -> None:
         """Give back what waits behind jobs that turned out to be long."""
         for kind, executor in ((False, self.threads), (True, self.loop)):
             if executor.stuck_for() < PATIENCE:
                 continue
-            given = self.desk.give_back(executor.take_back())
-            self.claimed -= given
+            taken = executor.take_back()
+            self.claimed -= len(taken)
             self.mix.paces[kind].hold(PATIENCE)
-            if given:
+            if given := self.desk.give_back(taken):
                 logger.info("Gave back %d jobs that waited behind long ones.", given)
 
     # -- scheduled jobs, jobs that run alone, the end --------------------------------------------

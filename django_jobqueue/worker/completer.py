@@ -7,20 +7,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
 from queue import Empty, SimpleQueue
 
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
 from ..lifecycle import Run, finish
+from ..lifecycle.finish import written_before
+from ..logs import get_logger
+from ..models import Job
 from ..outcomes import State
 from .pace import Pace
+from .recovery import Recovery
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BATCH = 500
 #: While more jobs are at work, an ended one may wait so long for company: a commit costs more than the wait.
 LINGER = 0.004
+#: An outcome that the database refuses is tried again after a pause that doubles, up to so many seconds; after so many
+#: tries the worker does not wait for it any more.
+LONGEST_PAUSE, TRIES = 60.0, 5
 
 Written = Callable[[Sequence[tuple[Run, str | None]]], None]
 
@@ -38,6 +46,7 @@ class Completer(threading.Thread):
         written: Written,
         fault: Callable[[], None],
         paces: Mapping[bool, Pace],
+        recovery: Recovery | None = None,
     ) -> None:
         """``paces`` learn how long sync (False) and async (True) jobs take."""
         super().__init__(name="jobqueue-completer", daemon=True)
@@ -45,8 +54,10 @@ class Completer(threading.Thread):
         self.counts: Counter[str] = Counter()
         #: Jobs that reached their final status here.
         self.done = 0
+        self.recovery = recovery or Recovery(using)
         self._ended: SimpleQueue[Run | None] = SimpleQueue()
         self._in_hand = 0
+        self._refused = Refused()
         self._give_up = False
 
     def put(self, run: Run) -> None:
@@ -54,7 +65,11 @@ class Completer(threading.Thread):
 
     @property
     def unwritten(self) -> int:
-        return self._ended.qsize() + self._in_hand
+        return self._ended.qsize() + self._in_hand + len(self._refused)
+
+    def holds(self, job: Job) -> bool:
+        """Is the end of this attempt among those that the database refuses for now?"""
+        return job.token in self._refused.tries
 
     def let_go_in_copy(self) -> None:
         """In a process that a job has forked: its parent writes what has ended."""
@@ -81,11 +96,16 @@ class Completer(threading.Thread):
             if batch:
                 self._write(batch)
             self._in_hand = 0
+            if due := self._refused.due(all_of_them=closing):
+                self._write(due, again=True)
 
     def _collect(self) -> tuple[list[Run], bool]:
         """The next batch, and whether it is the last one."""
         batch: list[Run] = []
-        first = self._ended.get()
+        try:
+            first = self._ended.get(timeout=self._refused.seconds_to_next)
+        except Empty:
+            return batch, False
         self._in_hand = 1  # before more is taken: ``unwritten`` must never overlook one
         if first is None:
             return batch, True
@@ -106,8 +126,9 @@ class Completer(threading.Thread):
             self._in_hand = len(batch)
         return batch, False
 
-    def _write(self, batch: list[Run]) -> None:
-        self._learn(batch)
+    def _write(self, batch: list[Run], *, again: bool = False) -> None:
+        if not again:
+            self._learn(batch)
         # A job that ends while it is being interrupted comes twice; what came first counts.
         first = {(run.job.id, run.job.token): run for run in reversed(batch) if not run.is_written}
         statuses = self._statuses(list(first.values()))
@@ -116,6 +137,11 @@ class Completer(threading.Thread):
         quiet = not logger.isEnabledFor(logging.DEBUG)
         for run in batch:
             status = statuses.get(id(run))
+            if run.refused:
+                self._put_off(run)
+                continue
+            if again:
+                self._refused.forget(run)
             news.append((run, status))
             assert run.outcome is not None
             if status is None:
@@ -126,7 +152,10 @@ class Completer(threading.Thread):
             self.done += run.outcome.final
             if not quiet or run.outcome.state is not State.SUCCEEDED:
                 log_end(run)
-        self.written(news)
+        try:
+            self.written(news)
+        except Exception:  # the outcomes are written: who cannot be told of them must not keep the next ones
+            logger.exception("%d outcomes have been written, but not everybody was told.", len(news))
 
     def _statuses(self, runs: list[Run]) -> dict[int, str]:
         """What became of the job, by run. A job that was lost here and claimed again is written once for each claim."""
@@ -139,17 +168,26 @@ class Completer(threading.Thread):
         return statuses
 
     def _finish(self, batch: list[Run]) -> dict[int, str]:
-        pause = 0.1
+        pause, in_doubt = 0.1, False
         while True:
             try:
-                return finish(batch, self.using)
+                written = finish(batch, self.using)
+                if in_doubt:
+                    written |= written_before([run for run in batch if run.job.pk not in written], self.using)
+                return written
             except (DatabaseError, InterfaceError) as error:
-                logger.error("%d outcomes cannot be written yet: %s", len(batch), error)
+                logger.error("%d outcomes cannot be written yet: %s", len(batch), str(error).strip())
                 get_dialect(self.using).connection.close()
-                if self._give_up:
-                    return {}
-            time.sleep(pause)
+                in_doubt = True
+            if self._give_up:
+                return {}
+            self.recovery.pause(pause, lambda: self._give_up)
             pause = min(2.0, pause * 2)
+
+    def _put_off(self, run: Run) -> None:
+        tries = self._refused.add(run)
+        if tries == TRIES:  # nobody waits for it from now on: neither the end of a drain nor that of the worker
+            self.written([(run, None)])
 
     def _learn(self, batch: list[Run]) -> None:
         times: tuple[list[float], list[float]] = [], []
@@ -158,6 +196,40 @@ class Completer(threading.Thread):
                 times[run.is_async].append(run.ended - run.started)
         for kind in (False, True):
             self.paces[kind].learn(times[kind])
+
+
+class Refused:
+    """Runs whose row the database refuses to change at all, though it is there: it may be locked, or a trigger forbids
+    it. Each is tried again later and later, and delays none of the others.
+    """
+
+    def __init__(self) -> None:
+        #: How often each has been tried, by the token of its attempt.
+        self.tries: dict[int | None, int] = {}
+        self._runs: list[tuple[float, int, Run]] = []  # a heap, by when it is tried again
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: Run) -> int:
+        """How often it has been tried."""
+        run.refused = False
+        tries = self.tries[run.job.token] = self.tries.get(run.job.token, 0) + 1
+        heappush(self._runs, (time.monotonic() + min(LONGEST_PAUSE, 0.25 * 2**tries), id(run), run))
+        return tries
+
+    @property
+    def seconds_to_next(self) -> float | None:
+        return max(0.01, self._runs[0][0] - time.monotonic()) if self._runs else None
+
+    def due(self, *, all_of_them: bool) -> list[Run]:
+        found: list[Run] = []
+        while self._runs and (all_of_them or self._runs[0][0] <= time.monotonic()):
+            found.append(heappop(self._runs)[2])
+        return found
+
+    def forget(self, run: Run) -> None:
+        self.tries.pop(run.job.token, None)
 
 
 def log_end(run: Run) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from django.db import DatabaseError
+
+from ..dialects import get_dialect
 from ..lifecycle import Progress, Run, release
+from ..lifecycle.parts import in_parts
+from ..logs import get_logger
 from ..models import Job
 from .interrupting import ask_to_stop
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Desk:
@@ -25,6 +30,10 @@ class Desk:
         self.runs: dict[int, Run] = {}
         self.stop_requested = threading.Event()
         self.at_once = threading.Event()
+        #: What is to be given back, by job and token; until that is written they are ours.
+        self._returning: dict[tuple[int, int | None], tuple[Run, float]] = {}
+        #: Called with a run that cannot be given back, and why: nobody will run it.
+        self.refused: Callable[[Run, Exception], None] = lambda run, error: self.let_go(run)
         #: Until when others believe in this worker, by the monotonic clock; the heartbeat moves it on.
         self.believed_until = 0.0
         #: How far the running jobs say they are, by job: what has not been written yet.
@@ -85,13 +94,57 @@ class Desk:
         news, self._progress = self._progress, {}
         return [progress for pk, progress in news.items() if pk in self.runs]
 
-    def give_back(self, runs: Iterable[Run]) -> int:
-        """Give claimed jobs back that have not started; how many were still ours."""
-        runs = list(runs)
-        given = release([run.job for run in runs], self.using)
+    def is_held(self, pk: int, token: int | None) -> bool:
+        """Is this very attempt of the job ours?"""
+        return ((run := self.runs.get(pk)) is not None and run.job.token == token) or (pk, token) in self._returning
+
+    def keep_to_return(self, runs: Iterable[Run], delay: float = 0.0) -> None:
+        """These have not started and are to be given back, by the next ``give_back``."""
         for run in runs:
+            self.hold(run)
+            self._returning.setdefault((run.job.pk, run.job.token), (run, delay))
+
+    def give_back(self, runs: Iterable[Run] = (), delay: float = 0.0) -> int:
+        """Give claimed jobs back that have not started, and those that are kept for that; how many were still ours.
+
+        ``delay``: seconds before they may be claimed again. What raises keeps those for the next call that have not
+        been given back.
+        """
+        self.keep_to_return(runs, delay)
+        if not self._returning:
+            return 0
+        by_delay: dict[float, list[Run]] = {}
+        for run, seconds in list(self._returning.values()):
+            by_delay.setdefault(seconds, []).append(run)
+        return sum(self._give_back(some, seconds) for seconds, some in by_delay.items())
+
+    def _give_back(self, runs: Sequence[Run], delay: float) -> int:
+        def write(some: Sequence[Run]) -> int:
+            given = release([run.job for run in some], self.using, delay)
+            for run in some:
+                self._has_returned(run)
+                self.let_go(run)
+            return given
+
+        return sum(in_parts(runs, write, self.using, self._refuse_return))
+
+    def _refuse_return(self, run: Run, error: Exception) -> int:
+        if isinstance(error, DatabaseError) and get_dialect(self.using).is_locked_out(error):
+            raise error  # later
+        self._has_returned(run)
+        self.refused(run, error)
+        return 0
+
+    def abandon_returns(self) -> int:
+        """Keep nothing any more for ``give_back``; how many there were."""
+        left = list(self._returning.values())
+        for run, _ in left:
+            self._has_returned(run)
             self.let_go(run)
-        return given
+        return len(left)
+
+    def _has_returned(self, run: Run) -> None:
+        self._returning.pop((run.job.pk, run.job.token), None)
 
     def let_go_in_copy(self) -> None:
         """In a process that a job has forked: hold nothing, start nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -21,6 +20,7 @@ from ..exception_groups import meaning_of
 from ..exceptions import InvalidResult, Retry, Skip, Snooze, TaskTimeout, UnknownTask
 from ..interrupts import JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
+from ..logs import get_logger
 from ..middleware.base import Middleware
 from ..middleware.chain import (
     Handler,
@@ -42,11 +42,12 @@ from . import copies
 from .interrupting import acall, call, watched
 from .leftovers import roll_back_leftovers
 from .plans import Plans
+from .recovery import Recovery
 from .shared_threads import lease_here
 from .stages import Lost, Plan, Stages
 from .timekeeper import Timekeeper
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds for which the answer holds whether the start of a job is heard: handlers of the log may be configured anew.
 HEARD_FOR = 0.1
@@ -55,12 +56,20 @@ HEARD_FOR = 0.1
 class Execution:
     """Runs jobs inside their chain and says what each attempt came to. It writes nothing."""
 
-    def __init__(self, worker: WorkerHandle, backend: JobQueueBackend, timekeeper: Timekeeper | None = None) -> None:
+    def __init__(
+        self,
+        worker: WorkerHandle,
+        backend: JobQueueBackend,
+        timekeeper: Timekeeper | None = None,
+        recovery: Recovery | None = None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``given_up`` says whether the process ends without waiting for a database that is away."""
         self.worker, self.backend = worker, backend
         self.timekeeper = timekeeper or Timekeeper(overdue=lambda run: None)
         #: Around an async job that runs on no event loop of a worker's: where its database calls run.
         self.own_thread: Callable[[], AbstractAsyncContextManager[Any]] = OwnThread
-        self._stages = Stages(self, backend.database)
+        self._stages = Stages(self, backend.database, recovery or Recovery(backend.database), given_up)
         self._plans: dict[Callable[..., Any], Plans] = {}
         self._backends: dict[str, JobQueueBackend] = {}
         self._blocking: dict[Callable[..., Any], bool] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import sys
 import threading
 import time
@@ -18,12 +17,13 @@ from asgiref.sync import SyncToAsync
 
 from ..compat import AnyTask
 from ..lifecycle import Run
+from ..logs import get_logger
 from . import copies
 from .connections import Keeper
 from .execution import Execution, fail
 from .shared_threads import Lease, SharedThreads, lease_here
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Async jobs that are started one right after the other.
 AT_ONCE = 50
@@ -178,8 +178,9 @@ class EventLoop:
 
     def submit(self, run: Run, task: AnyTask) -> None:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._serve, args=[self._loop], name="jobqueue-loop", daemon=True).start()
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=self._serve, args=[loop], name="jobqueue-loop", daemon=True).start()
+            self._loop = loop  # now: what cannot be started serves nobody
         with self._lock:
             if not self._waiting:
                 self._moved = time.monotonic()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import time
 from contextlib import suppress
 from threading import get_ident
@@ -23,10 +22,11 @@ from ..exception_groups import meaning_of
 from ..exceptions import Control
 from ..interrupts import Interrupt, JobCancelled, JobTimeout, WorkerShutdown
 from ..lifecycle import Run
+from ..logs import get_logger
 from ..middleware.chain import Handler
 from ..middleware.context import JobContext
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Which reason outdoes which: a job that is lost is no longer ours to cancel, a cancelled one is not retried.
 RANK = (None, "shutdown", "timeout", "cancel", "lost")

@@ -12,7 +12,6 @@ now and then a look begins at the front again; that takes little of the time too
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -24,9 +23,10 @@ from django.db.models import QuerySet
 from ..dialects import ANY, Filter, Lane
 from ..lifecycle import QueueSelector, in_order, lanes_in_order, notify, paused_tasks, peek, promote
 from ..lifecycle.claim import first_place, isolated_waiting, narrowed, next_place, note_queues
+from ..logs import get_logger
 from ..models import Job
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 NEVER = float("-inf")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..logs import get_logger
 from ..middleware.database_connections import of_this_thread
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def roll_back_leftovers(culprit: object) -> None:

@@ -7,19 +7,19 @@ and then that it is alive.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from ..logs import get_logger
 from .copies import in_copies
 
 if TYPE_CHECKING:
     from .worker import Worker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Marks a supervisor's child, and names the ends of its pipes.
 ENVIRONMENT = "DJANGO_JOBQUEUE_LINK"

@@ -5,20 +5,22 @@ In a thread, because a database that is away holds up whoever asks it, and the s
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Sequence
 
 from django.db import DatabaseError, InterfaceError
 
 from ..dialects import get_dialect
 from ..lifecycle import give_up, reap
+from ..logs import get_logger
+from .recovery import Recovery
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds between two tries, at most.
 LONGEST_PAUSE = 30.0
+#: Dead workers that are remembered until they have been reported, at most.
+MANY = 10_000
 
 
 class LossReporter:
@@ -26,13 +28,15 @@ class LossReporter:
 
     def __init__(self, using: str) -> None:
         self.using = using
+        self.recovery = Recovery(using)
         self._dead: set[int] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def report(self, worker_id: int) -> None:
         with self._lock:
-            self._dead.add(worker_id)
+            if len(self._dead) < MANY:  # what it does not report ends with its lease
+                self._dead.add(worker_id)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="jobqueue-loss-reporter", daemon=True)
                 self._thread.start()
@@ -58,7 +62,7 @@ class LossReporter:
                 self._forget(dead)
                 failures = 0
                 continue
-            time.sleep(min(LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10)))
+            self.recovery.pause(min(LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10)), lambda: False)
             failures += 1
 
     def _next(self) -> list[int]:

@@ -6,7 +6,6 @@ It goes on while the worker stops, until its last job has ended.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -19,8 +18,10 @@ from ..discovery import discover
 from ..exceptions import UnknownTask
 from ..lifecycle import fire, synchronise, upcoming
 from ..lifecycle.schedule import Upcoming, note_failure
+from ..logs import get_logger
+from .recovery import Recovery
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds between two looks, at most: others may have changed something.
 INTERVAL = 10.0
@@ -35,10 +36,11 @@ SPREAD = 0.05
 
 
 class Scheduler(threading.Thread):
-    def __init__(self, using: str, enqueued: Callable[[], None]) -> None:
+    def __init__(self, using: str, enqueued: Callable[[], None], recovery: Recovery | None = None) -> None:
         """``enqueued`` is called when there are new jobs."""
         super().__init__(name="jobqueue-scheduler", daemon=True)
         self.using, self.enqueued = using, enqueued
+        self.recovery = recovery or Recovery(using)
         #: The schedules that the code of this process has.
         self._names: frozenset[str] = frozenset()
         self._synchronise_at = 0.0
@@ -48,14 +50,17 @@ class Scheduler(threading.Thread):
 
     def run(self) -> None:
         with get_dialect(self.using).session():
+            retry = PATIENCE
             while not self._stopping.is_set():
                 pause = INTERVAL
                 try:
                     self._keep_in_step()
-                    pause = self._look()
+                    pause, retry = self._look(), PATIENCE
                 except (DatabaseError, InterfaceError) as error:
                     logger.error("Cannot look after the schedules: %s", str(error).strip())
                     get_dialect(self.using).connection.close()
+                    self.recovery.pause(retry, self._stopping.is_set)
+                    pause, retry = 0.0, min(INTERVAL, retry * 2)
                 except Exception:
                     logger.exception("The scheduler stumbled; it goes on.")
                 self._stopping.wait(pause + random.uniform(0, SPREAD))

@@ -7,35 +7,45 @@ Queuert's; with ``@task(atomic=True)`` they and the task are one transaction, as
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.db import connections, transaction
 
 from ..dialects import get_dialect
 from ..exceptions import MiddlewareError
 from ..lifecycle import Run, finish
+from ..lifecycle.finish import written_before
 from ..lifecycle.lease import holds
+from ..lifecycle.reap import lost
+from ..logs import get_logger
 from ..middleware.chain import Follower, Handler, complete_through, prepare_through
 from ..middleware.context import JobContext
 from ..middleware.database_connections import of_this_thread
+from ..models import Job
 from ..outcomes import Outcome, State
+from .recovery import Recovery
 
 if TYPE_CHECKING:
     from .execution import Execution
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
-#: Seconds before each further try to write an outcome while the database is away.
+#: Seconds before each further try of a transaction whose connection was cut though the database is there.
 PAUSES = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+T = TypeVar("T")
 
 
 class Lost(BaseException):
     """The attempt is not ours any more: others have the job, and nothing of it is to be written."""
+
+
+class CutOff(Exception):
+    """The connection of an atomic task's transaction was lost; its cause says how."""
 
 
 class Undone(Exception):
@@ -78,8 +88,8 @@ def wants(hook: Callable[..., Any], context: JobContext) -> bool:
 
 
 class Stages:
-    def __init__(self, execution: Execution, using: str) -> None:
-        self.execution, self.using = execution, using
+    def __init__(self, execution: Execution, using: str, recovery: Recovery, given_up: Callable[[], bool]) -> None:
+        self.execution, self.using, self.recovery, self.given_up = execution, using, recovery, given_up
 
     def run(self, plan: Plan, run: Run, context: JobContext) -> None:
         """Run a sync task's job and, unless a hook or the database prevents it, write what it came to."""
@@ -129,7 +139,7 @@ class Stages:
             self._check_ours(context, lock=True)
             return prepare_through(plan.prepare, context)
 
-        return get_dialect(self.using).transact(prepare)
+        return self._again_if_cut(lambda: get_dialect(self.using).transact(prepare), context.job)
 
     def _check_ours(self, context: JobContext, *, lock: bool) -> None:
         if not holds(context.job, self.using, lock=lock):
@@ -142,18 +152,22 @@ class Stages:
         run.outcome, run.ended = outcome, run.ended or time.monotonic()
         if not plan.complete:
             return
-        for pause in (*PAUSES, None):
-            try:
-                run.status = get_dialect(self.using).transact(lambda: self._write(plan, run, context, outcome))
-                run.is_written = True
-                return
-            except Exception as error:
-                if pause is None or not self._is_gone(error):
-                    run.outcome = self._despite(error, run, context, outcome)
-                    return
-                logger.error("The outcome of %s cannot be written yet: %s", run.job, str(error).strip())
-                connections[self.using].close()
-                time.sleep(pause)
+        tries = 0
+
+        def write() -> str:
+            nonlocal tries
+            tries += 1
+            return get_dialect(self.using).transact(lambda: self._write(plan, run, context, outcome))
+
+        try:
+            run.status = self._again_if_cut(write, run.job)
+            run.is_written = True
+        except Lost:
+            # Or it was ours, and is committed: only the answer was lost with the connection.
+            if tries < 2 or not self._is_committed(run):
+                raise
+        except Exception as error:
+            run.outcome = self._despite(error, run, context, outcome)
 
     def _write(self, plan: Plan, run: Run, context: JobContext, outcome: Outcome) -> str:
         """The hooks, and inside them the outcome; the job's status then."""
@@ -180,23 +194,42 @@ class Stages:
     # -- all in one transaction ------------------------------------------------------------------
 
     def _run_in_one(self, plan: Plan, run: Run, context: JobContext) -> None:
+        has_begun = False
+
         def handler(context: JobContext) -> Any:
-            # no lock: a cancel must not have to wait until the task has ended
-            self._check_ours(context, lock=False)
             return plan.handler(prepare_through(plan.prepare, context))
 
-        try:
+        def run_it() -> None:
+            nonlocal has_begun
             with transaction.atomic(using=self.using):
+                get_dialect(self.using).note_connection()
+                # no lock: a cancel must not have to wait until the task has ended
+                self._check_ours(context, lock=False)
+                has_begun = True
                 outcome = self.execution.outcome(handler, run, context)
                 run.ended = time.monotonic()
                 if outcome.state is not State.SUCCEEDED:
                     raise Undone(outcome)
                 run.status = self._write(plan, run, context, outcome)
+
+        try:
+            self._again_if_cut(run_it, run.job, unless=lambda: has_begun)
             run.is_written = True
         except Undone as undone:
             self._complete(plan, run, context, undone.outcome)
+        except CutOff as cut:
+            if not self._is_committed(run):
+                logger.error("The transaction of %s was cut off before its commit: %s", run.job, cut.__cause__)
+                run.outcome = lost(run.job, "The connection broke before the task's transaction was committed")
         except Exception as error:  # the hooks', or the commit's
             run.outcome = self.execution.classify(error, run, context)
+
+    def _is_committed(self, run: Run) -> bool:
+        """Has the transaction been committed whose answer was lost with its connection? Then that is noted."""
+        status = self._again_if_cut(lambda: written_before([run], self.using), run.job).get(run.job.pk)
+        if status is not None:
+            run.is_written, run.status = True, status
+        return status is not None
 
     # -- the connection --------------------------------------------------------------------------
 
@@ -205,9 +238,24 @@ class Stages:
         if of_this_thread():
             connections[self.using].close_if_unusable_or_obsolete()
 
-    def _is_gone(self, error: Exception) -> bool:
-        """Has the database gone away, rather than refused something?"""
-        connection = connections[self.using]
-        if not isinstance(error, DatabaseError | InterfaceError):
-            return False
-        return connection.connection is None or not connection.is_usable()
+    def _again_if_cut(self, do: Callable[[], T], job: Job, unless: Callable[[], bool] = lambda: False) -> T:
+        """``do()``, which is one transaction of the queue's; again on a fresh connection if its own was cut. That must
+        not count against the job, whatever has been raised because of it, and for as long as the database is away.
+        """
+        dialect = get_dialect(self.using)
+        for pause in (*PAUSES, None):
+            try:
+                return do()
+            except Exception as error:
+                if isinstance(error, Undone) or not dialect.was_cut():
+                    raise
+                dialect.close()
+                if unless():
+                    raise CutOff from error
+                if pause is None:
+                    raise
+                logger.warning("A transaction of %s was cut off and is tried again: %s", job, str(error).strip())
+            self.recovery.pause(pause, self.given_up)
+            if self.given_up():
+                raise Lost
+        raise AssertionError("unreachable")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connections
 
 from ..interrupts import WorkerShutdown
 from ..lifecycle import Run
+from ..logs import get_logger
 from .completer import human
 from .execution import interrupted
 from .interrupting import interrupt
@@ -19,7 +19,7 @@ from .interrupting import interrupt
 if TYPE_CHECKING:
     from .worker import Worker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds that tasks have for their end once the worker's own grace is over and it has interrupted them.
 LETTING_GO = 1.0
@@ -65,12 +65,18 @@ class Stop:
 
     def _give_back_waiting(self) -> None:
         waiting = [*self.worker.threads.take_back(), *self.worker.loop.take_back()]
-        try:
-            self.worker.desk.give_back(waiting)
-        except (DatabaseError, InterfaceError) as error:
-            logger.error("%d jobs cannot be given back: %s; the lease will tell.", len(waiting), str(error).strip())
-            for run in waiting:
-                self.worker.desk.let_go(run)
+        desk, using = self.worker.desk, self.worker.using
+        desk.keep_to_return(waiting)
+        for is_last in (False, True):
+            try:
+                desk.give_back()
+                return
+            except (DatabaseError, InterfaceError) as error:
+                connections[using].close()
+                if is_last or self.worker.recovery.is_away():
+                    left = desk.abandon_returns()
+                    logger.error("%d jobs cannot be given back: %s; the lease will tell.", left, str(error).strip())
+                    return
 
     def _wait_for_running(self) -> list[Run]:
         """Wait for the running jobs, within the grace; those that did not make it."""
@@ -94,9 +100,13 @@ class Stop:
 
     def _wait_for_writing(self, interrupted: Sequence[Run]) -> None:
         """Until all that has ended is written, also what ended this very moment; not for ever: the lease covers us."""
-        void = {id(run) for run in interrupted}
+        void, refuses = {id(run) for run in interrupted}, self.worker.completer.holds
+
+        def is_awaited(run: Run) -> bool:
+            return id(run) not in void and not refuses(run.job)
+
         deadline = time.monotonic() + 10
-        while any(id(run) not in void for run in self.worker.desk.runs.copy().values()) and time.monotonic() < deadline:
+        while any(map(is_awaited, self.worker.desk.runs.copy().values())) and time.monotonic() < deadline:
             if self.worker.desk.at_once.wait(0.005):
                 break
 

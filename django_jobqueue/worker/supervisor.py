@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ..logs import get_logger
 from .children import Child, command_line, how_it_ended
 from .completer import human
 from .link import RECYCLE
 from .loss_reporter import LossReporter
 from .signals import ENDING, SignalPipe
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Where a child has ended before it had settled, the next waits for 1, 2, 4, … seconds, and no more than this.
 LONGEST_PAUSE = 30.0

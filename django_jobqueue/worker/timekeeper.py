@@ -6,16 +6,16 @@ entries than running jobs, those that end in time leave nothing behind, and the 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
 from ..interrupts import Interrupt, JobTimeout
 from ..lifecycle import Run
+from ..logs import get_logger
 from .interrupting import interrupt
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds that a task has for its end once it has been interrupted.
 TIMEOUT_GRACE = 10.0

@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection
 from ..dialects import Lane, get_dialect
 from ..dialects.channel import LISTENERS, Listener, News, ping
 from ..lifecycle import QueueSelector
+from ..logs import get_logger
+from .recovery import Recovery
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds that an idle worker sleeps at most while it would be told of jobs. It looks all the same: what is told may
 #: get lost.
@@ -51,10 +53,12 @@ class Wakeup(threading.Thread):
         poll: float,
         woken: Callable[[Collection[Lane]], None],
         awaited: Callable[[Collection[int]], None] = lambda ids: None,
+        recovery: Recovery | None = None,
     ) -> None:
         """``awaited`` is called with the numbers of jobs that somebody waits for."""
         super().__init__(name="jobqueue-wakeup", daemon=True)
         self.using, self.selector, self.poll, self.woken, self.awaited = using, selector, poll, woken, awaited
+        self.recovery = recovery or Recovery(using)
         #: Would we be told of new jobs?
         self.listening = False
         self._warned = False
@@ -102,6 +106,10 @@ class Wakeup(threading.Thread):
                 if time.monotonic() - opened > most:
                     retry = RETRY[0]
                 self._lose(error)
+                if not isinstance(error, Deaf) and self.recovery.is_away():
+                    self.recovery.wait(self._stopping.is_set)
+                    retry = RETRY[0]
+                    continue
                 self._stopping.wait((most if isinstance(error, Deaf) else retry) * random.uniform(0.75, 1.25))
                 retry = min(most, retry * 2)
 

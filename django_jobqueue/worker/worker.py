@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from ..dialects import Lane, get_dialect
 from ..discovery import discover, is_imported, overlooked
 from ..interrupts import JobCancelled, WorkerShutdown
 from ..lifecycle import Pruner, Run, register, sign_off
+from ..logs import get_logger
 from ..middleware.chain import narrowing, project_layers
 from ..middleware.lifespan import Lifespan
 from ..models import Job
@@ -27,7 +27,7 @@ from .claimer import Claimer, Intake
 from .completer import Completer, human
 from .copies import in_copies, of_a_worker
 from .desk import Desk
-from .execution import Execution
+from .execution import Execution, fail
 from .executors import EventLoop, Threads
 from .heartbeat import Heartbeat
 from .interrupting import interrupt
@@ -35,12 +35,13 @@ from .link import RECYCLE
 from .maintenance import Maintenance
 from .memory import resident
 from .pace import Pace
+from .recovery import Recovery
 from .scheduler import Scheduler
 from .stop import Stop
 from .timekeeper import TIMEOUT_GRACE, Timekeeper
 from .wakeup import Wakeup
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Seconds within which a signal is seen to, whichever thread gets it.
 SIGNAL_LATENCY = 0.5
@@ -82,10 +83,14 @@ class Worker:
         #: What the process should end with: 0, unless something of ours broke.
         self.exit_code = 0
         self.desk = Desk(self.using)
+        self.desk.refused = self._fail
+        self.recovery = Recovery(self.using)
         self.timekeeper = Timekeeper(self._overdue, timeout_grace)
         #: For layers to put on what the process shares.
         self.state = SimpleNamespace()
-        execution = self.execution = Execution(self, backend, self.timekeeper)
+        execution = self.execution = Execution(
+            self, backend, self.timekeeper, self.recovery, given_up=self.desk.at_once.is_set
+        )
         #: Runs that have been written off although their tasks still run: the process cannot end in peace.
         self.stuck: list[Run] = []
         self.threads = Threads(
@@ -112,25 +117,41 @@ class Worker:
             written=self._written,
             fault=self._break_down,
             paces=self.paces,
+            recovery=self.recovery,
         )
         self.announcer = Announcer(execution, caught_up=self._wake_claimer)
         self.awaited = Awaited(self.using)
         self.wakeup = Wakeup(
-            self.using, intake.selector, poll=intake.poll, woken=self._woken, awaited=self.awaited.remember
+            self.using,
+            intake.selector,
+            poll=intake.poll,
+            woken=self._woken,
+            awaited=self.awaited.remember,
+            recovery=self.recovery,
         )
-        self.claimer = Claimer(self.desk, intake, self.threads, self.loop, self.completer, self.wakeup, self.announcer)
+        self.claimer = Claimer(
+            self.desk,
+            intake,
+            self.threads,
+            self.loop,
+            self.completer,
+            self.wakeup,
+            self.announcer,
+            self.recovery,
+        )
         self.claimer.fault = self._break_down
         self.follower = self.claimer.follower
-        self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel)
+        self.heartbeat = Heartbeat(self.desk, config.lease, self._start_over, self._cancel, self.recovery)
         self.maintenance = Maintenance(
             self.using,
             lease=config.lease,
             pruner=Pruner(self.using, config.retentions, backend.archive),
             reaped=self._reaped,
             look_at_memory=self._look_at_memory,
+            recovery=self.recovery,
         )
         # who drains a queue would never come to an end beside a schedule of every second
-        self.scheduler = Scheduler(self.using, self._wake_claimer) if intake.drain is None else None
+        self.scheduler = Scheduler(self.using, self._wake_claimer, self.recovery) if intake.drain is None else None
 
     # -- the story -------------------------------------------------------------------------------
 
@@ -315,6 +336,11 @@ class Worker:
         pace = self.paces[run.is_async]
         if pace.executor.load <= pace.low_water:
             self._wake_claimer()
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        """It will not be run: the database refuses to have it back."""
+        fail(run, error)
+        self.completer.put(run)
 
     def _cancel(self, pk: int) -> None:
         run = self.desk.ask_to_stop(pk, "cancel")

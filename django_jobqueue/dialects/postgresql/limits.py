@@ -18,6 +18,8 @@ from ..tables import FOR_A_SLOT, JOB, LIMIT, PAUSE, PERMIT
 from .session import PostgreSQLSession, sqlstate
 
 DIVISION_BY_ZERO = "22012"
+#: What the database's integer holds.
+MOST = 2**31 - 1
 
 LOCK_LIMITS = f"""
 SELECT key, COALESCE(used_at > clock_timestamp() - interval '{USED.total_seconds()} seconds', FALSE) AS is_noted
@@ -29,6 +31,8 @@ WITH locked AS MATERIALIZED ({LOCK_LIMITS})
 SELECT 1 / (count(*) = %s)::int, array_agg(key) FILTER (WHERE NOT is_noted) FROM locked
 """
 
+# Rows may have been written before their options were bounded, or by hand.
+GIVEN = "LEAST(({}->>'concurrency')::numeric, 2147483647)::int"
 KNOWN = "CASE WHEN task_path = ANY(%s::text[]) THEN FALSE ELSE TRUE END"  # see ``of_other_tasks``
 # What ``Admission`` does, in one statement: each further one of a thread is a wait for the interpreter. The first job
 # of a key says how many are worth a look: as many as the key has free slots for jobs like it, and one more. Who has
@@ -57,7 +61,7 @@ WITH rule AS MATERIALIZED (
     ) AS first LEFT JOIN rule USING (task_path) CROSS JOIN LATERAL (
         SELECT GREATEST(0, LEAST(%s, CASE
             WHEN COALESCE((first.options->>'in_order')::boolean, rule.in_order) THEN 1
-            WHEN first.options ? 'concurrency' THEN (first.options->>'concurrency')::int
+            WHEN first.options ? 'concurrency' THEN {GIVEN.format("first.options")}
             ELSE rule.concurrency
         END - slots)) AS number
     ) AS free CROSS JOIN LATERAL (
@@ -76,7 +80,7 @@ WITH rule AS MATERIALIZED (
                 COALESCE((options->>'fair')::boolean, rule.fair) AS fair,
                 COALESCE((options->>'in_order')::boolean, rule.in_order) AS in_order,
                 CASE
-                    WHEN options ? 'concurrency' THEN (options->>'concurrency')::int ELSE rule.concurrency
+                    WHEN options ? 'concurrency' THEN {GIVEN.format("options")} ELSE rule.concurrency
                 END AS concurrency,
                 row_number() OVER (ORDER BY head.priority DESC, id)::int - 1 AS before
             FROM (
@@ -222,7 +226,11 @@ def _of_admission(
     keys: Sequence[str], rules: Mapping[str, Slots], unknown: Collection[str], floors: Mapping[Lane, int]
 ) -> list[Any]:
     """The parameters of ``ADMIT``."""
-    said = [[*rules], *map(list, zip(*rules.values(), strict=True))] if rules else [[]] * 4
+    bounded = [
+        slots if slots.concurrency is None else slots._replace(concurrency=min(slots.concurrency, MOST))
+        for slots in rules.values()
+    ]
+    said = [[*rules], *map(list, zip(*bounded, strict=True))] if rules else [[]] * 4
     lanes = [*map(list, zip(*((*lane, floor) for lane, floor in floors.items()), strict=True))] or [[]] * 3
     return [*said, *lanes, list(keys), list(unknown), most_of_each(keys), list(unknown)]
 

@@ -23,6 +23,9 @@ class PostgreSQLSession(Session):
         # deadlock, serialization failure
         return sqlstate(error) in ("40P01", "40001", *NOT_PREPARED)
 
+    def is_locked_out(self, error: DatabaseError) -> bool:
+        return super().is_locked_out(error) or sqlstate(error) == "55P03"  # lock_timeout
+
     def is_refusal(self, error: Exception) -> bool:
         # class 54: larger than PostgreSQL can hold, such as a jsonb of 300 MB
         return super().is_refusal(error) or sqlstate(error).startswith("54")
