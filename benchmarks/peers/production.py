@@ -36,6 +36,7 @@ LOGGING = {
         },
     },
     "root": {"handlers": ["file"], "level": "INFO"},
+    "loggers": {"django.tasks": {"level": "WARNING"}},  # django_tasks on Django 5.2; else two lines for each job
 }
 
 JOBQUEUE_MIDDLEWARE = [

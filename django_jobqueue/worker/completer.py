@@ -24,8 +24,10 @@ from .recovery import Recovery
 logger = get_logger(__name__)
 
 BATCH = 500
-#: While more jobs are at work, an ended one may wait so long for company: a commit costs more than the wait.
-LINGER = 0.004
+#: While more jobs are at work, an ended one may wait so long for company: a commit costs more than the wait. Where a
+#: write takes long, it waits for a few times as long as that, within the second number: else writes of few outcomes
+#: each would take most of the time of a busy process.
+LINGER, LONGEST_LINGER, LINGER_PER_WRITE = 0.004, 0.02, 4
 #: An outcome that the database refuses is tried again after a pause that doubles, up to so many seconds; after so many
 #: tries the worker does not wait for it any more.
 LONGEST_PAUSE, TRIES = 60.0, 5
@@ -57,6 +59,7 @@ class Completer(threading.Thread):
         self.recovery = recovery or Recovery(using)
         self._ended: SimpleQueue[Run | None] = SimpleQueue()
         self._in_hand = 0
+        self._linger = LINGER
         self._refused = Refused()
         self._give_up = False
 
@@ -94,7 +97,10 @@ class Completer(threading.Thread):
         while not closing:
             batch, closing = self._collect()
             if batch:
+                began = time.monotonic()
                 self._write(batch)
+                took = time.monotonic() - began
+                self._linger = min(LONGEST_LINGER, max(LINGER, took * LINGER_PER_WRITE))
             self._in_hand = 0
             if due := self._refused.due(all_of_them=closing):
                 self._write(due, again=True)
@@ -117,7 +123,7 @@ class Completer(threading.Thread):
             except Empty:
                 if lingered or not self.busy():
                     break
-                time.sleep(LINGER)
+                time.sleep(self._linger)
                 lingered = True
                 continue
             if run is None:
