@@ -151,6 +151,8 @@ def claim(
     except Exception as error:
         if judge(error, get_dialect(using)) in (Verdict.AWAY, Verdict.CUT):
             raise
+        if Job.objects.using(using).running().filter(worker=worker_id, token=token).exists():
+            raise  # they have been claimed, and the answer was lost: the worker gives them back
         jobs = _claim_one_by_one(lanes, limit, worker_id, token, using, isolated=isolated, only=only)
     attach_past_attempts([job for job in jobs if job.attempts > 1], using)
     return jobs

@@ -15,11 +15,11 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
 from ..dialects import get_dialect
 from ..models import Job
-from ..models.fields import LAST
+from ..models.fields import LAST, Tellable
 from ..timing import aware
 
 #: So many rows are looked at for one batch.
@@ -78,7 +78,8 @@ def _lines(kind: str, using: str) -> Iterator[QuerySet[Job]]:
 def _walk(line: QuerySet[Job], column: str) -> Iterator[list[int]]:
     """The ids of the rows, page by page; what leaves the line meanwhile does not matter, nor what joins it behind."""
     read = get_dialect(line.db).transact_by_index
-    rows = line.order_by(column).values_list(column, "id")
+    value = Tellable(column) if column == "run_after" else F(column)
+    rows = line.order_by(column).annotate(at=value).values_list("at", "id")
     page = read(lambda: list(rows[: BATCH + 1]))
     while len(page) > BATCH:
         last = page[-2][0]

@@ -40,6 +40,17 @@ else:
             return name, "django.db.models.DateTimeField", args, kwargs
 
 
+class Tellable(Func):
+    """What a ``Moment`` is read as, apart from the column: rows can then be had in the order of the column's index."""
+
+    output_field = DateTimeField()
+    template = "%(expressions)s"
+
+    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        sql, params = compiler.compile(self.source_expressions[0])
+        return TELLABLE.format(sql), [*params] * 3
+
+
 @deconstructible(path="django_jobqueue.models.fields.NextPlace")
 class NextPlace(Func):
     """The next place in line, drawn by the database, never by a client.

@@ -18,6 +18,7 @@ from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 
+from . import copies
 from .connections import Keeper
 
 Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -208,10 +209,14 @@ class SharedThreads(Executor):
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
+            if copies.is_copy:
+                copies.leave(error)
             following = self._settle(keeper, thread, lease)
             future.set_exception(error)
             del error, future  # its traceback holds this frame
         else:
+            if copies.is_copy:
+                copies.leave()
             following = self._settle(keeper, thread, lease)
             future.set_result(result)
         return following

@@ -160,7 +160,8 @@ def test_a_job_that_was_never_enqueued_has_failed():
 def test_results_are_compared_and_copied_as_ever():
     result = add.enqueue(1, 2)
     again = copy.copy(add.get_result(result.id))
-    assert type(result) is type(again) is JobResult and again == result
+    assert again == result
+    assert type(result) is type(again) is JobResult, "a result is made when it is looked at, and then it is one"
     assert repr(result).startswith("JobResult(")
     again.refresh()
     assert again == result

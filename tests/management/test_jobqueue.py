@@ -14,7 +14,7 @@ from django_jobqueue.management.commands.jobqueue import duration
 from django_jobqueue.models import Job, Queue
 
 from ..lifecycle.steps import end, enqueue, failed, fresh, started, succeeded
-from ..tasks import add, noop
+from ..tasks import echo, noop
 
 pytestmark = pytest.mark.django_db
 
@@ -117,7 +117,7 @@ def test_retry_may_take_cancelled_ones_too():
 
 def test_retry_by_task_and_queue_takes_what_is_of_both():
     mail = noop.using(queue_name="mail")
-    both, wrong_queue, wrong_task = failed_job(mail), failed_job(noop), cancelled_job(add.using(queue_name="mail"))
+    both, wrong_queue, wrong_task = failed_job(mail), failed_job(noop), cancelled_job(echo.using(queue_name="mail"))
     assert tell("retry", "--task", "tests.tasks.noop", "--queue", "mail") == {"retried": 1, "held": 0}
     assert fresh(both).status == "READY"
     assert fresh(wrong_queue).status == "FAILED" and fresh(wrong_task).status == "CANCELLED"

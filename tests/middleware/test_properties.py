@@ -402,8 +402,9 @@ def project(monkeypatch):
     """Let the project have these layers."""
 
     def have(layers):
-        monkeypatch.setattr("django_jobqueue.backend.project_layers", lambda: tuple(layers))
-        monkeypatch.setattr("django_jobqueue.worker.execution.project_layers", lambda: tuple(layers))
+        found = tuple(layers)
+        monkeypatch.setattr("django_jobqueue.middleware.chain.project_layers", lambda: found)
+        monkeypatch.setattr("django_jobqueue.worker.execution.project_layers", lambda: found)
 
     return have
 
