@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property, lru_cache
 from inspect import Parameter, signature
 from typing import Any
@@ -98,7 +98,7 @@ class Execution:
         plan, context = self.plan(task, run.job), self._begin(run, task)
         token = _current.set(context)
         try:
-            async with nullcontext() if lease is not None else self.own_thread():
+            async with lease or self.own_thread():
                 if plan.is_staged:
                     await self._stages.arun(plan, run, context)
                 else:

@@ -8,6 +8,7 @@ not counted among the few: the others must not have to wait for jobs that may be
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,19 @@ class Lease:
         self.has_ended = False
         #: Where it has to go on, or is at work.
         self.thread: Shared | None = None
+
+
+    async def __aenter__(self) -> Lease:
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        """The job does not end before its code does, or its next attempt would run beside it. An interrupted job may
+        have left a call that nothing can end.
+        """
+        pause = 0.001
+        while self.is_busy:
+            await asyncio.sleep(pause)
+            pause = min(0.05, pause * 2)
 
 
 lease_here: ContextVar[Lease | None] = ContextVar("django_jobqueue_lease", default=None)
