@@ -41,7 +41,6 @@ class Lease:
         #: Where it has to go on, or is at work.
         self.thread: Shared | None = None
 
-
     async def __aenter__(self) -> Lease:
         return self
 
