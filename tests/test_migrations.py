@@ -22,7 +22,9 @@ def made():
         for table in tables():
             columns = connection.introspection.get_table_description(cursor, table)
             constraints = connection.introspection.get_constraints(cursor, table)
-            found[table] = {column[:8] for column in columns}, sorted(described(*item) for item in constraints.items())
+            # not the display size: mysqlclient tells how long the values of the rows are
+            described_columns = {(column[:2], column[3:8]) for column in columns}
+            found[table] = described_columns, sorted(described(*item) for item in constraints.items())
         if connection.vendor == "postgresql":
             cursor.execute("SELECT relname, relkind, reloptions FROM pg_class WHERE relname LIKE 'django_jobqueue_%'")
             found["storage"] = sorted((name, kind, sorted(options or [])) for name, kind, options in cursor.fetchall())
