@@ -14,7 +14,7 @@ from typing import Any
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .session import Session
+from .session import Session, without_pool
 from .tables import ATTEMPT
 
 #: Seconds after which a database that says nothing counts as away, and those that a driver waits for a connection.
@@ -99,7 +99,7 @@ def _ask(using: str) -> Exception | None:
 def _fresh(using: str) -> BaseDatabaseWrapper:
     connection = connections.create_connection(using)
     settings: dict[str, Any] = connection.settings_dict
-    options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
+    options = without_pool(settings)
     if connection.vendor in ("postgresql", "mysql"):
         options.setdefault("connect_timeout", CONNECT_TIMEOUT)
     elif connection.vendor == "sqlite":

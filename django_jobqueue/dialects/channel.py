@@ -18,6 +18,7 @@ from django.db import OperationalError, connections
 
 from ..models import Job
 from .records import Lane
+from .session import without_pool
 from .tables import FOR_A_SLOT
 
 CHANNEL = "django_jobqueue"
@@ -82,7 +83,7 @@ class Sender(Protocol):
 def connect(using: str) -> Any:
     """The driver's own connection, not Django's: it belongs to no thread and to no test, and comes out of no pool."""
     wrapper = connections.create_connection(using)
-    options = {name: value for name, value in wrapper.settings_dict["OPTIONS"].items() if name != "pool"}
+    options = without_pool(wrapper.settings_dict)
     wrapper.settings_dict = {**wrapper.settings_dict, "OPTIONS": options}
     return wrapper.get_new_connection(wrapper.get_connection_params())
 

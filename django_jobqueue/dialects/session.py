@@ -249,8 +249,13 @@ MISSING = (0, 0)
 
 
 def own_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
-    return {**settings, "OPTIONS": {**defaults, **options}, "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": False}
+    options = {**defaults, **without_pool(settings)}
+    return {**settings, "OPTIONS": options, "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": False}
+
+
+def without_pool(settings: dict[str, Any]) -> dict[str, Any]:
+    """The project's options of the driver, for a connection that is nobody else's."""
+    return {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
 
 
 def file_of(connection: Any) -> tuple[int, int] | None:
