@@ -129,6 +129,12 @@ def address(url: str) -> tuple[str, int]:
     return host, parts["port"] or (5432 if postgresql else 3306)
 
 
+def way_in(url: str) -> tuple[str, int] | str:
+    """Where a client connects: a host and port, or the path of a socket."""
+    host, port = address(url)
+    return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+
+
 def _users(usual: str) -> list[str]:
     return list(dict.fromkeys([usual, getpass.getuser()]))
 

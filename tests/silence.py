@@ -8,9 +8,12 @@ from contextlib import suppress
 
 
 class Way:
-    """Leads to the server at ``address`` inside the ``with`` block; ``port`` is its beginning."""
+    """Leads to the server at ``address``, a host and port or a socket's path, inside the ``with`` block.
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    ``port`` is its beginning.
+    """
+
+    def __init__(self, address: tuple[str, int] | str) -> None:
         self.address = address
         self._door = socket.create_server(("127.0.0.1", 0))
         self.port = self._door.getsockname()[1]
@@ -41,12 +44,19 @@ class Way:
         with suppress(OSError):
             while True:
                 client, _address = self._door.accept()
-                server = socket.create_connection(self.address)
+                server = self._connect()
                 state = {"silent": False}
                 self._open.append(state)
                 self._sockets += [client, server]
                 for source, target in ((client, server), (server, client)):
                     threading.Thread(target=self._forward, args=(source, target, state), daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self.address, tuple):
+            return socket.create_connection(self.address)
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(self.address)
+        return server
 
     def _forward(self, source: socket.socket, target: socket.socket, state: dict[str, bool]) -> None:
         with suppress(OSError):

@@ -132,7 +132,7 @@ def test_a11_a_worker_notices_that_its_database_was_made_anew(elsewhere, short_p
 
 @contextmanager
 def silent_way(change, url):
-    with Way(databases.address(url)) as way:
+    with Way(databases.way_in(url)) as way:
         change(HOST="127.0.0.1", PORT=way.port)
         yield way
         connections.close_all()
