@@ -1,4 +1,4 @@
-"""A way to a server that can fall silent: what is open then hears nothing any more, and nobody is told so."""
+"""A way to a server that can be cut, or fall silent: what is open then hears nothing any more, and is not told so."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Way:
         self.port = self._door.getsockname()[1]
         self._open: list[dict[str, bool]] = []
         self._sockets: list[socket.socket] = []
+        self._is_cut = False
 
     @property
     def opened(self) -> int:
@@ -29,13 +30,25 @@ class Way:
         for state in self._open:
             state["silent"] = True
 
+    def cut(self) -> None:
+        """As a server that is stopped: what is open ends, and new connections are refused."""
+        self._is_cut = True
+        self._hang_up()
+
+    def mend(self) -> None:
+        self._is_cut = False
+
     def __enter__(self) -> Way:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._door.close()
-        for each in self._sockets:
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -44,6 +57,9 @@ class Way:
         with suppress(OSError):
             while True:
                 client, _address = self._door.accept()
+                if self._is_cut:
+                    client.close()
+                    continue
                 server = self._connect()
                 state = {"silent": False}
                 self._open.append(state)

@@ -16,6 +16,7 @@ from django_jobqueue.compat import InvalidTask
 from django_jobqueue.keys import limit_key
 from django_jobqueue.lifecycle import QueueSelector, admit, lanes_in_order, pause, resume, waiting_keys
 from django_jobqueue.models import Attempt, Job, Limit, Queue
+from django_jobqueue.worker.follower import Follower
 
 from ..lifecycle.steps import USING, end, enqueue, fresh, succeeded, take, worker
 from ..tasks import noop
@@ -169,6 +170,23 @@ def test_draining_overlooks_no_job_that_gets_its_slot_just_after_the_look(monkey
     monkeypatch.setattr(lanes, "look_from_the_front", look_from_the_front)
     assert worker.run()
     assert go.is_set() and not Job.objects.unfinished().exists()
+
+
+def test_c2_with_more_free_keys_than_it_remembers_the_follower_looks_at_all_of_them(monkeypatch, eventually):
+    monkeypatch.setattr("django_jobqueue.worker.follower.MANY", 5)
+    names = [f"tenant {number}" for number in range(12)]
+    enqueue_many([served.using(concurrency=1).s(name) for name in names for _ in range(2)])
+    follower = Follower(USING, lambda lanes: None, dict)
+    for name in names:
+        follower.free([name])
+        assert len(follower._freed) <= 5
+    follower.start()
+    eventually(lambda: follower.is_at_rest, within=30)
+    assert Job.objects.filter(status="READY").count() == len(names)
+    follower.stop()
+    follower.join(30)
+    drain()
+    assert sorted(ran) == sorted(names * 2), "nobody was forgotten"
 
 
 def test_in_order_they_run_one_after_another_in_the_order_of_their_enqueue(eventually):

@@ -14,7 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections
 
-from django_jobqueue.lifecycle import give_up
+from django_jobqueue.lifecycle import give_up, reap
 from django_jobqueue.management.commands.runworker import stopped_by_signals
 from django_jobqueue.models import Worker
 from django_jobqueue.worker import children, loss_reporter
@@ -24,7 +24,7 @@ from django_jobqueue.worker.link import ENVIRONMENT, RECYCLE, Link
 from django_jobqueue.worker.loss_reporter import LossReporter
 from django_jobqueue.worker.supervisor import LONGEST_PAUSE, Place, Supervisor
 
-from ..lifecycle.steps import USING, enqueue, fresh, outcomes, started, take_one, worker
+from ..lifecycle.steps import USING, enqueue, fall_silent, fresh, outcomes, started, take_one, worker
 from .workers import make_worker
 
 pytestmark = pytest.mark.once
@@ -399,6 +399,28 @@ def test_g2_a_report_waits_for_a_database_that_is_away(queue_db, monkeypatch, ca
     reporter.join(10)
     assert fresh(job).status == "READY"
     assert "cannot be given back yet: gone" in caplog.text and "strange" in caplog.text
+
+
+def test_c2_more_dead_workers_than_are_remembered_are_left_to_their_leases(queue_db, monkeypatch):
+    jobs, may_report = [started() for _ in range(6)], threading.Event()
+
+    def slow(*args):
+        assert may_report.wait(30)
+        return give_up(*args)
+
+    monkeypatch.setattr(loss_reporter, "MANY", 4)
+    monkeypatch.setattr(loss_reporter, "give_up", slow)
+    reporter = LossReporter(USING)
+    for job in jobs:
+        reporter.report(job.worker_id)
+    assert len(reporter._dead) == 4
+    may_report.set()
+    reporter.join(30)
+    assert [fresh(job).status for job in jobs] == ["READY"] * 4 + ["RUNNING"] * 2
+    for job in jobs[4:]:
+        fall_silent(Worker.objects.get(pk=job.worker_id))
+    reap(USING)
+    assert {fresh(job).status for job in jobs} == {"READY"}, "nothing is lost"
 
 
 def test_workers_that_have_stopped_are_not_given_up(queue_db):
