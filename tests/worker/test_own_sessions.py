@@ -50,7 +50,6 @@ def short_patience(monkeypatch, settings):
 
 @contextmanager
 def pool_of(change, **options):
-    pytest.importorskip("psycopg_pool")
     change(OPTIONS={**connection.settings_dict["OPTIONS"], "pool": options}, CONN_MAX_AGE=0)
     try:
         yield
