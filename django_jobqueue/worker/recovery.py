@@ -36,11 +36,14 @@ class Recovery:
         #: Called when it is back, by the thread that has found that.
         self.came_back: list[Callable[[], None]] = []
         self._changed = threading.Condition()
-        self._asked = self._answered = 0
+        self._asked = self._answered = self._found_away = 0  # numbers of questions
         self._is_asking = False
 
     def is_away(self) -> bool:
-        """Ask the database, with a question that begins now. For who has an error and must know what it means."""
+        """Ask the database, with a question that begins now. For who has an error and must know what it means.
+
+        True also if it has come back since: the error is explained.
+        """
         with self._changed:
             self._asked += 1
             mine = self._asked
@@ -48,8 +51,8 @@ class Recovery:
                 self._is_asking = True
                 threading.Thread(target=self._ask, name="jobqueue-recovery", daemon=True).start()
             if not self._changed.wait_for(lambda: self._answered >= mine, 2 * PATIENCE):
-                self.away = True
-            return self.away
+                self.away, self._found_away = True, self._asked
+            return self._found_away >= mine
 
     def pause(self, seconds: float, stopping: Callable[[], bool]) -> None:
         """After an error of the database: wait until it is back, or for so long if it is there, or until ``stopping``
@@ -85,6 +88,8 @@ class Recovery:
             with self._changed:
                 self._tell(problem)
                 self._answered = max(self._answered, asked)
+                if problem is not None:
+                    self._found_away = asked
                 self._changed.notify_all()
                 if problem is None and self._answered >= self._asked:
                     self._is_asking = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from urllib.parse import urlsplit
 
 import pytest
 from django.db import OperationalError, connection, connections
@@ -12,6 +13,8 @@ from django_jobqueue.models import Job
 from django_jobqueue.worker import recovery
 from django_jobqueue.worker.recovery import LATER, SOON, Recovery
 
+from .. import databases
+from ..silence import Way
 from ..tasks import add
 from .test_own_sessions import SERVERS_ONLY, elsewhere, silent_way  # noqa: F401
 from .workers import working
@@ -65,8 +68,8 @@ def test_c6_one_thread_asks_and_its_answer_wakes_all_who_wait(monkeypatch, event
     waiting = [threading.Thread(target=one.pause, args=[3600.0, lambda: False], daemon=True) for _ in range(8)]
     for thread in waiting:
         thread.start()
-    eventually(lambda: one.away)
-    assert all(thread.is_alive() for thread in waiting)
+    eventually(lambda: one._answered >= len(waiting), within=30)
+    assert one.away and all(thread.is_alive() for thread in waiting)
     is_back.set()
     for thread in waiting:
         thread.join(20)
@@ -91,3 +94,29 @@ def test_c6_a_worker_runs_jobs_and_hears_of_new_ones_again_once_the_database_is_
         eventually(lambda: Job.objects.get(pk=second.id).status == "SUCCESSFUL", within=60)
         if connection.vendor == "postgresql":
             eventually(lambda: worker.wakeup.listening, within=60)
+
+
+@SERVERS_ONLY
+def test_c6_a_worker_that_starts_before_its_database_waits_for_it(worker_env, spawn, eventually):
+    job = add.enqueue(1, 2)
+    url = urlsplit(worker_env["DATABASE_URL"])
+    with Way(databases.way_in(worker_env["DATABASE_URL"])) as way:
+        way.cut()
+        address = f"{url.username}@127.0.0.1:{way.port}"
+        process = spawn("runworker", "--drain", DATABASE_URL=url._replace(netloc=address, query="").geturl())
+        eventually(lambda: "The worker waits for it." in process.log.read_text(), within=60)
+        assert process.poll() is None and "Traceback" not in process.log.read_text()
+        way.mend()
+        assert process.wait(60) == 0
+    assert Job.objects.get(pk=job.id).status == "SUCCESSFUL"
+
+
+@pytest.mark.once
+def test_a_file_that_cannot_be_opened_is_told_of_at_once(worker_env, spawn):
+    process = spawn(
+        "runworker", DATABASE_URL="sqlite:////nowhere/db.sqlite3", JOBQUEUE_TEST_DATABASE="/nowhere/db.sqlite3"
+    )
+    assert process.wait(60) == 1
+    text = process.log.read_text()
+    assert "CommandError: The database 'default' cannot be reached: unable to open" in text
+    assert "/nowhere/db.sqlite3" in text and "Traceback" not in text

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
+import time
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_jobqueue.backend import JobQueueBackend
@@ -34,6 +36,8 @@ from django_jobqueue.worker.timekeeper import TIMEOUT_GRACE
 from django_jobqueue.worker.worker import Worker
 
 DEFAULT_THREADS = 4
+#: Seconds until it is told again that a worker waits for its database.
+TOLD_AGAIN = 30.0
 IN_TESTS = "In a test, django_jobqueue.testing.run_jobs() runs the jobs on the test's own connection"
 
 
@@ -146,6 +150,11 @@ class Command(BaseCommand):
             help="Show a progress bar while one process drains. Default: in a terminal.",
         )
 
+    def check_migrations(self) -> None:
+        """The first thing for which Django asks the database: it may not be there yet."""
+        wait_for_database(DEFAULT_DB_ALIAS, self.stderr.write)
+        super().check_migrations()
+
     def handle(self, **options: Any) -> None:
         if link := Link.from_environment():
             self.work(link, **options)
@@ -170,6 +179,7 @@ class Command(BaseCommand):
         config = find_backend(options["backend"], options["database"]).config
         using = config.database
         check_connections(using)
+        wait_for_database(using, self.stderr.write)
         check_tables(using)
         project_layers()
         connections.close_all()
@@ -187,6 +197,7 @@ class Command(BaseCommand):
     def work(self, link: Link | None = None, **options: Any) -> None:
         worker = self.make_worker(options, link)
         check_connections(worker.using)
+        wait_for_database(worker.using, self.stderr.write)
         check_tables(worker.using)
         set_up_logging(options["verbosity"], with_process=link is not None)
         code, clean = 1, True
@@ -256,6 +267,25 @@ def _unusable_backends() -> Iterator[str]:
             task_backends[name]
         except ImproperlyConfigured as error:
             yield f" TASKS[{name!r}]: {error}"
+
+
+def wait_for_database(using: str, tell: Callable[[str], Any]) -> None:
+    """A worker may well start before its server does, after a power failure for one: it waits as it does later on.
+
+    Raise ``CommandError`` where there is no server: a file that cannot be opened now cannot be later.
+    """
+    connection, told_at = connections[using], -math.inf
+    while True:
+        try:
+            return connection.ensure_connection()
+        except OperationalError as error:
+            problem = f"The database {using!r} cannot be reached: {str(error).strip()}"
+            if connection.vendor == "sqlite" and "locked" not in problem:
+                raise CommandError(f"{problem} ({connection.settings_dict['NAME']})") from None
+            if time.monotonic() - told_at >= TOLD_AGAIN:
+                told_at = time.monotonic()
+                tell(f"{problem}\nThe worker waits for it. If that goes on, see DATABASES[{using!r}].")
+        time.sleep(1)
 
 
 def check_tables(using: str) -> None:
