@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 import logging
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 #: Modules in packages of tasks, and files of apps, that are never looked at: tests, and what runs when it is imported.
 PASSED_OVER = ("tests", "conftest", "__main__", "migrations")
 HOW_TO_EXCLUDE = "If it is not meant for this job queue, put {!r} into JOBQUEUE_TASK_MODULES_EXCLUDE."
+#: How often a file is parsed while other threads are in the way.
+TRIES = 5
+_parsing = threading.Lock()
 #: The modules that were there when the apps were loaded: every process has these.
 loaded_with_apps: set[str] = set()
 
@@ -227,14 +232,34 @@ def files_of(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
 
 def _scheduled_in(file: Path) -> list[str]:
     try:
-        text = file.read_bytes()
-        if b"django_jobqueue" not in text or b"schedule" not in text:
-            return []
-        tree = ast.parse(text)
-    except (OSError, SyntaxError, ValueError):
+        stat = file.stat()
+        return _scheduled_by_text_of(file, stat.st_mtime_ns, stat.st_size)
+    except OSError:
+        return []
+
+
+@lru_cache(maxsize=1000)
+def _scheduled_by_text_of(file: Path, changed: int, size: int) -> list[str]:
+    text = file.read_bytes()
+    if b"django_jobqueue" not in text or b"schedule" not in text or (tree := _parse(text)) is None:
         return []
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return [node.name for node in functions if any(map(_has_schedule, node.decorator_list))]
+
+
+def _parse(text: bytes) -> ast.Module | None:
+    """No text keeps a worker from its start: without a tree there is just no hint. Deep code makes Python's parser
+    raise ``RecursionError`` or ``MemoryError``, and two threads that parse at once ``SystemError`` before Python 3.12.
+    """
+    for _ in range(TRIES):
+        try:
+            with _parsing:
+                return ast.parse(text)
+        except SystemError:  # a thread that is not ours was in the parser too
+            continue
+        except Exception:
+            return None
+    return None
 
 
 def _has_schedule(decorator: ast.expr) -> bool:

@@ -1,8 +1,10 @@
 """Which modules have tasks: packages, a setting, and what becomes of those that fail."""
 
+import ast
 import importlib
 import logging
 import sys
+import threading
 from textwrap import dedent
 
 import pytest
@@ -173,6 +175,43 @@ def test_a_schedule_in_a_module_that_something_else_has_imported_is_named(projec
     )
     importlib.import_module("shop.views")
     assert overlooked(discover()) == ["shop.views.hourly"]
+
+
+@pytest.mark.parametrize(
+    "text", [TASK.format("far") + "\nx = " + "-" * 100_000 + "1\n", TASK + "\nx = " + "(" * 1000, "\0" + TASK]
+)
+def test_a_file_that_cannot_be_parsed_brings_no_hint_and_stops_nobody(project, text):
+    project("shop", shop__jobs=TASK.format("nightly"), shop__odd=text)
+    assert overlooked(discover()) == ["shop.jobs.nightly"]
+
+
+def test_workers_that_start_at_once_in_threads_do_not_stumble_over_the_parser(project):
+    """Python's parser was not made for threads before 3.12: it raises SystemError now and then."""
+    project("shop", **{f"shop__jobs{n}": TASK.format("nightly") + f"x = [{n}, 2]\n" * 500 for n in range(20)})
+    found, answers, interval = discover(), [], sys.getswitchinterval()
+    threads = [threading.Thread(target=lambda: answers.append(overlooked(found))) for _ in range(3)]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert answers == [sorted(f"shop.jobs{n}.nightly" for n in range(20))] * 3
+
+
+def test_the_parser_is_asked_again_when_somebody_elses_thread_was_in_the_way(project, monkeypatch):
+    project("shop", shop__jobs=TASK.format("nightly"))
+    parse, errors = ast.parse, iter([SystemError("AST constructor recursion depth mismatch")] * 2)
+
+    def stumbling(*args, **options):
+        for error in errors:
+            raise error
+        return parse(*args, **options)
+
+    monkeypatch.setattr(ast, "parse", stumbling)
+    assert overlooked(discover()) == ["shop.jobs.nightly"]
 
 
 def test_what_the_modules_of_tasks_import_is_imported_by_workers(project):

@@ -186,7 +186,9 @@ class Kept:
             self._used_at = now
             if self._cursors:
                 self._cursors = []
-            if self._is_changed or self._is_in_transaction() or self._is_told_otherwise():
+            if is_closed(connection.connection) or self._is_changed or self._is_in_transaction():
+                return False
+            if self._is_told_otherwise():
                 return False
         if connection.errors_occurred and not self._has_recovered():
             return False
@@ -252,6 +254,11 @@ class Kept:
 def pool_of(connection: Any) -> Any:
     """What its settings say of a pool: with one, a connection goes back to it after each job."""
     return connection.settings_dict["OPTIONS"].get("pool")
+
+
+def is_closed(raw: Any) -> bool:
+    """Has the job closed the driver's connection behind Django's back?"""
+    return bool(getattr(raw, "closed", False)) or not getattr(raw, "open", True)
 
 
 def has_news(raw: Any) -> bool:
