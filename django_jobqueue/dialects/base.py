@@ -100,6 +100,10 @@ class Dialect(Limits):
     seconds_until: ClassVar[str] = "TIMESTAMPDIFF(MICROSECOND, CURRENT_TIMESTAMP(6), {}) / 1000000"
     #: "Does any job wait for this one?", as the conditions of partial indexes have it.
     followed: ClassVar[str] = "followed IN (TRUE)"
+    #: Behind the table's name: rows are found by their ids, so that no others are locked on the way.
+    by_id: ClassVar[str] = ""
+    #: The same, where they are found by their line.
+    by_line: ClassVar[str] = ""
 
     # -- enqueue ---------------------------------------------------------------------------------
 
@@ -208,9 +212,9 @@ class Dialect(Limits):
 
     def _lock(self, lane: Lane, limit: int, floor: int, isolated: bool, only: Filter) -> list[Row]:
         line = (
-            f"SELECT {', '.join(CLAIMED)}, {self.now} FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL "
-            f"AND queue_name = %s AND priority = %s AND place {'<' if isolated else '>='} %s {NOT_PAUSED} {only.sql} "
-            "ORDER BY place, id LIMIT %s FOR UPDATE SKIP LOCKED"
+            f"SELECT {', '.join(CLAIMED)}, {self.now} FROM {JOB} {self.by_line} WHERE status = 'READY' "
+            f"AND place IS NOT NULL AND queue_name = %s AND priority = %s AND place {'<' if isolated else '>='} %s "
+            f"{NOT_PAUSED} {only.sql} ORDER BY place, id LIMIT %s FOR UPDATE SKIP LOCKED"
         )
         return self._rows(line, [*lane, 0 if isolated else floor, lane.queue_name, *only.params, limit])
 
@@ -242,8 +246,8 @@ class Dialect(Limits):
         ids = ", ".join(str(row[0]) for row in rows)
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"UPDATE {JOB} SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, "
-                f"token = %s, started_at = %s WHERE id IN ({ids})",
+                f"UPDATE {JOB} {self.by_id} SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, "
+                f"worker_id = %s, token = %s, started_at = %s WHERE id IN ({ids})",
                 [worker_id, token, rows[0][-1]],
             )
 

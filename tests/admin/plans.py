@@ -44,15 +44,17 @@ def watched() -> Iterator[Plans]:
 
 
 def analyse() -> None:
-    """Let PostgreSQL's planner know what is in the tables; it would find out by itself, later.
+    """Let the server's planner know what is in the tables; it would find out by itself, later.
 
-    SQLite would not, so that it must find its way without. On MySQL this would commit the test's transaction.
+    SQLite would not, so that it must find its way without. On MySQL this would commit a test's transaction.
     """
-    if connection.vendor != "postgresql":
+    if connection.vendor == "sqlite" or (connection.vendor == "mysql" and connection.in_atomic_block):
         return
     with connection.cursor() as cursor:
         for table in TABLES:
-            cursor.execute(f"ANALYZE {table}")
+            cursor.execute(f"ANALYZE {'TABLE ' if connection.vendor == 'mysql' else ''}{table}")
+            if connection.vendor == "mysql":
+                cursor.fetchall()
 
 
 def prepared(beginning: str = "") -> list[str]:
