@@ -219,6 +219,7 @@ class EventLoop:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
+        self.threads.loop = loop
         SyncToAsync.thread_sensitive_context.set(self.threads.context)
         self._context = contextvars.copy_context()  # a job starts from here, not from what another one has set
         while not self._closing:

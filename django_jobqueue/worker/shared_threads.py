@@ -12,7 +12,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,7 +22,8 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from . import copies
 from .connections import Keeper
 
-Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+Result = tuple["asyncio.Future[Any]", Any, BaseException | None]
+Call = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Lease:
@@ -82,11 +83,19 @@ class SharedThreads(Executor):
         self._counted = self._started = 0
         self._waiting: deque[Lease] = deque()
         self._is_closed = False
+        #: What calls have come to, until the loop hears of it: it is woken once for all that is here by then.
+        self._results: deque[Result] = deque()
+        self._is_told = False
+        #: That of the jobs. Sync code may run another loop in its thread, whose calls come here too.
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     # -- for the event loop ----------------------------------------------------------------------
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """A future of the event loop that is running: ``run_in_executor``, which asks, takes such a one as it is. A
+        future for threads costs as much again, and a wake of the loop for each call.
+        """
+        future = asyncio.get_running_loop().create_future()
         if (lease := lease_here.get()) is None:
             lease = Lease("Code outside of any job")
             lease.has_ended = True
@@ -122,6 +131,12 @@ class SharedThreads(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """asgiref's word for the end of one job, as it does without us."""
+
+    def _deliver(self) -> None:
+        """In the event loop."""
+        self._is_told = False  # first: who comes from now on tells it again
+        while self._results:
+            settle(self._results.popleft())
 
     # -- with the lock ---------------------------------------------------------------------------
 
@@ -214,7 +229,7 @@ class SharedThreads(Executor):
             thread.is_held = False
             return self._next(thread, lease)
         future, function, args, kwargs = lease.calls.popleft()
-        if not future.set_running_or_notify_cancel():
+        if future.cancelled():
             return self._next(thread, lease)
         if not thread.is_held:
             keeper.before()
@@ -225,17 +240,43 @@ class SharedThreads(Executor):
             if copies.is_copy:
                 copies.leave(error)
             following = self._settle(keeper, thread, lease)
-            future.set_exception(error)
+            self._tell(future, None, error)
             del error, future  # its traceback holds this frame
         else:
             if copies.is_copy:
                 copies.leave()
             following = self._settle(keeper, thread, lease)
-            future.set_result(result)
+            self._tell(future, result, None)
         return following
+
+    def _tell(self, future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+        loop, result = future.get_loop(), (future, value, error)
+        try:
+            if loop is not self.loop:
+                loop.call_soon_threadsafe(settle, result)
+                return
+            self._results.append(result)
+            if not self._is_told:
+                self._is_told = True
+                loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._is_told = False
 
     def _settle(self, keeper: Keeper, thread: Shared, lease: Lease) -> Lease | None:
         thread.is_held = not keeper.is_clean()
         if not thread.is_held:
             keeper.after(lease.culprit)
         return self._next(thread, lease)
+
+
+def settle(result: Result) -> None:
+    """In the future's loop: it hears what its call has come to."""
+    future, value, error = result
+    if future.done():  # the job was interrupted
+        return
+    if error is None:
+        future.set_result(value)
+    elif isinstance(error, StopIteration):  # which no future takes
+        future.set_exception(RuntimeError("The code has raised StopIteration."))
+    else:
+        future.set_exception(error)

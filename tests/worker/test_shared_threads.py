@@ -3,9 +3,10 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from asgiref.sync import SyncToAsync, sync_to_async
+from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
 from django.db import connection, transaction
 
 from django_jobqueue.worker.shared_threads import Lease, SharedThreads, lease_here
@@ -44,6 +45,7 @@ def run(threads, *jobs, apart=()):
 
     async def all_of_them():
         SyncToAsync.thread_sensitive_context.set(threads.context)
+        threads.loop = asyncio.get_running_loop()
         return await asyncio.gather(*map(one, jobs), return_exceptions=True)
 
     return asyncio.run(all_of_them())
@@ -229,6 +231,61 @@ def test_a_call_that_is_not_wanted_any_more_is_passed_over(threads):
 
     threads_here = threads(bound=1)
     assert run(threads_here, job) == [(True, 3)]
+
+
+def test_sync_code_of_a_job_may_run_a_loop_of_its_own(threads):
+    def sync():
+        def in_a_new_loop():
+            SyncToAsync.thread_sensitive_context.set(shared.context)
+            lease_here.set(Lease("another"))
+            return asyncio.run(both())
+
+        async def both():
+            return await asyncio.gather(sync_to_async(lambda: 1)(), sync_to_async(lambda: 2)())
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(in_a_new_loop).result(10)
+
+    async def job():
+        return await sync_to_async(sync)(), await sync_to_async(async_to_sync(inner))()
+
+    async def inner():
+        return await sync_to_async(lambda: 3)()
+
+    shared = threads(bound=3)
+    assert run(shared, job, job) == [([1, 2], 3)] * 2
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(3), StopIteration(5)])
+def test_what_sync_code_raises_reaches_the_job(threads, error):
+    def fail():
+        raise error
+
+    async def job():
+        try:
+            await sync_to_async(fail)()
+        except BaseException as caught:
+            return caught
+
+    (caught,) = run(threads(), job)
+    assert caught is error or "StopIteration" in str(caught)
+
+
+def test_a_call_that_ends_when_its_loop_is_gone_harms_nobody(threads):
+    gate, shared, loop = threading.Event(), threads(bound=1), asyncio.new_event_loop()
+
+    async def leave():
+        shared.loop = loop
+        shared.submit(gate.wait, 10)
+
+    loop.run_until_complete(leave())
+    loop.close()
+    gate.set()
+    assert run(shared, use_no_database) == [7]
+
+
+async def use_no_database():
+    return await sync_to_async(lambda: 7)()
 
 
 def test_what_runs_outside_of_any_job_leaves_nothing(queue_db, threads):
