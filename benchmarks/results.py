@@ -14,6 +14,11 @@ from typing import Any
 from .drains import Figures
 
 
+def _place(measure: dict[str, Any]) -> tuple[str, str]:
+    """The cell, and the database of the entrant."""
+    return measure["cell"], measure["entrant"].partition("@")[2]
+
+
 @dataclass(frozen=True)
 class Value:
     """The median of the rounds, and the rounds that lie farthest from it."""
@@ -38,14 +43,16 @@ class Results:
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> Results:
-        """The results of several runs as if they were one; a cell counts only where it was measured last."""
+        """The results of several runs as if they were one. A cell counts, for each database, only where it was measured
+        last: what stands beside each other in a picture comes from one run.
+        """
         together = cls()
         for path in paths:
             one = cls(**json.loads(path.read_text()))
             together.about = one.about
             together.entrants |= one.entrants
-            cells = {measure["cell"] for measure in one.measures}
-            together.measures = [measure for measure in together.measures if measure["cell"] not in cells]
+            newer = {_place(measure) for measure in one.measures}
+            together.measures = [measure for measure in together.measures if _place(measure) not in newer]
             together.measures += one.measures
         return together
 

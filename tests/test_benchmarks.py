@@ -138,6 +138,27 @@ def test_a_page_gets_the_tables_that_were_measured_and_the_headline(results):
     assert page.updated(new, results) == new
 
 
+def test_of_several_runs_the_newest_counts_for_each_cell_and_database(tmp_path):
+    def run(name, *entrants, cell="drain", rate):
+        one = Results(entrants=dict.fromkeys(entrants, {}))
+        for entrant in entrants:
+            one.add(1, cell, entrant, figures={"as installed/s": rate})
+        one.write(tmp_path / name)
+        return tmp_path / name
+
+    together = Results.read(
+        [
+            run("first", "jobqueue@postgresql", "pgqueuer@postgresql", rate=1.0),
+            run("lite", "jobqueue@sqlite", rate=2.0),
+            run("other", "jobqueue@postgresql", cell="growth", rate=3.0),
+            run("newest", "jobqueue@postgresql", rate=4.0),
+        ]
+    )
+    drained = {measure["entrant"]: measure["figures"] for measure in together.measures if measure["cell"] == "drain"}
+    assert drained == {"jobqueue@postgresql": {"as installed/s": 4.0}, "jobqueue@sqlite": {"as installed/s": 2.0}}
+    assert together.cells() == {"drain", "growth"}
+
+
 def test_the_page_has_a_place_for_every_table():
     for name, path in [("headline", "README.md"), *((name, PAGE) for name in ("headline", *cells.ALL))]:
         text = (ROOT / path).read_text()
