@@ -140,7 +140,7 @@ def test_a_page_gets_the_tables_that_were_measured_and_the_headline(results):
 
 def test_of_several_runs_the_newest_counts_for_each_cell_and_database(tmp_path):
     def run(name, *entrants, cell="drain", rate):
-        one = Results(entrants=dict.fromkeys(entrants, {}))
+        one = Results(entrants={name: {} for name in entrants})
         for entrant in entrants:
             one.add(1, cell, entrant, figures={"as installed/s": rate})
         one.write(tmp_path / name)
