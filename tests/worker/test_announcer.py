@@ -13,7 +13,7 @@ import pytest
 from django_jobqueue import enqueue_many, task
 from django_jobqueue.compat import TASKS_LOGGER, task_finished
 from django_jobqueue.models import Job
-from django_jobqueue.worker import announcer, pace
+from django_jobqueue.worker import announcer, claimer, pace
 
 from ..tasks import add, noop
 from .workers import make_worker, working
@@ -24,6 +24,7 @@ MOST = 20
 @pytest.fixture(autouse=True)
 def small_bound(queue_db, monkeypatch):
     monkeypatch.setattr(announcer, "MAX_UNANNOUNCED", MOST)
+    monkeypatch.setattr(claimer, "MAX_UNWRITTEN", MOST)  # what is being written will have to be announced too
     monkeypatch.setattr(pace, "PREFETCH", MOST)
 
 
