@@ -78,16 +78,16 @@ def test_g2_g3_a_dead_workers_jobs_are_back_at_once_and_it_is_replaced(
     enqueue_many([work.s(0.01) for _ in range(3000)])
     supervisor = supervise(3)
     victim = Worker.objects.first()
-    eventually(lambda: held(victim) > 4, every=0.001)  # claimed ahead
+    eventually(lambda: held(victim) > 4, within=30, every=0.001)  # claimed ahead
     os.kill(victim.pid, signal.SIGKILL)
     killed = time.monotonic()
-    eventually(lambda: not held(victim) and not Worker.objects.alive().filter(pk=victim.pk).exists(), within=5)
+    eventually(lambda: not held(victim) and not Worker.objects.alive().filter(pk=victim.pk).exists(), within=15)
     print(f"back after {time.monotonic() - killed:.2f} s")  # noqa: T201
     assert Attempt.objects.filter(worker_id=victim.pk, outcome="lost").exists()
     victim.refresh_from_db()
     assert victim.status == "LOST"
 
-    eventually(lambda: Worker.objects.alive().count() == 3, within=20)
+    eventually(lambda: Worker.objects.alive().count() == 3, within=40)
     eventually(lambda: not unfinished(), within=40)
     assert time.monotonic() - killed < LONG
     newcomer = Worker.objects.latest("pk")
