@@ -150,10 +150,10 @@ class Command(BaseCommand):
             help="Show a progress bar while one process drains. Default: in a terminal.",
         )
 
-    def check_migrations(self) -> None:
-        """The first thing for which Django asks the database: it may not be there yet."""
+    def check(self, *args: Any, **options: Any) -> Any:
+        """Django's checks, of models too, are the first to ask the database: it may not be there yet."""
         wait_for_database(DEFAULT_DB_ALIAS, self.stderr.write)
-        super().check_migrations()
+        return super().check(*args, **options)
 
     def handle(self, **options: Any) -> None:
         if link := Link.from_environment():
