@@ -7,7 +7,7 @@ from html import escape
 
 from . import cells
 from .cells import Column
-from .entrants import FLOOR, OURS, peer_of
+from .entrants import FLOOR, OURS, database_of, peer_of
 from .results import Results, Value
 
 WIDTH, MARGIN = 760, 24
@@ -66,7 +66,7 @@ def _rows(results: Results, cell: str, column: Column) -> list[tuple[str, Value 
 
 def _is_shown(results: Results, name: str) -> bool:
     """Ours wherever it was measured, the others where most of them are: the tables have the rest."""
-    database = name.partition("@")[2]
+    database = database_of(name)
     return peer_of(name) == OURS or database == "postgresql" or f"{OURS}@postgresql" not in results.entrants
 
 

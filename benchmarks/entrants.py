@@ -24,6 +24,11 @@ def peer_of(name: str) -> str:
     return name.partition("@")[0].partition(":")[0]
 
 
+def database_of(name: str) -> str:
+    """The kind of database in the name of an entrant, ``postgresql`` in ``jobqueue:old@postgresql``."""
+    return name.partition("@")[2]
+
+
 class Entrant:
     def __init__(
         self, peer: str, server: str, about: dict[str, Any], options: argparse.Namespace, code: str = ""

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from .drains import Figures
+from .entrants import database_of
 
 
 def _place(measure: dict[str, Any]) -> tuple[str, str]:
     """The cell, and the database of the entrant."""
-    return measure["cell"], measure["entrant"].partition("@")[2]
+    return measure["cell"], database_of(measure["entrant"])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import cells
 from .cells import BEST, Cell, Column
-from .entrants import FLOOR, OURS, peer_of
+from .entrants import FLOOR, OURS, database_of, peer_of
 from .results import Results, Value
 
 
@@ -37,7 +37,7 @@ def _value(results: Results, cell: Cell, name: str, column: Column) -> Value | N
 
 def _base(results: Results, cell: Cell, name: str, column: Column) -> str:
     """The entrant by whose value the column divides."""
-    database = name.partition("@")[2]
+    database = database_of(name)
     if column.by != BEST:
         return f"{column.by}@{database}"
     ranking = [found for found, _value in results.ranking(cell.name, column.of, less=column.less)]

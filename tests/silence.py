@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+
+from django.db import connections
+
+from . import databases
 
 
 class Way:
@@ -82,3 +86,12 @@ class Way:
         if not state["silent"]:
             with suppress(OSError):
                 target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def silent_way(change, url):
+    """Lead all new connections to the database over a way; ``change`` is the fixture ``elsewhere``."""
+    with Way(databases.way_in(url)) as way:
+        change(HOST="127.0.0.1", PORT=way.port)
+        yield way
+        connections.close_all()

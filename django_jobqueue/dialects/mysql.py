@@ -50,14 +50,17 @@ UNFIT = frozenset(
 RESULTS_AT_ONCE = 1_000_000
 
 
+#: Find jobs so, whatever the server thinks best: while it reads a small table through it locks all rows, and claims
+#: pass locked rows over.
+BY_ID, BY_LINE = "FORCE INDEX (PRIMARY)", "FORCE INDEX (jobqueue_in_line)"
+
 #: All rows of a batch in one statement: an UPDATE for each would be a round trip for each. The batch comes first, and
-#: the jobs are found by their keys, whatever the server thinks best: while it reads a small table through it locks all
-#: rows, and claims pass locked rows over.
+#: the jobs are found by it.
 SUCCEED_JOBS = f"""
 UPDATE JSON_TABLE(%s, '$[*]' COLUMNS (
     id BIGINT PATH '$[0]', token BIGINT PATH '$[1]', started_at DATETIME(6) PATH '$[2]',
     finished_at DATETIME(6) PATH '$[3]', result LONGTEXT PATH '$[4]'
-)) AS ended STRAIGHT_JOIN {JOB} AS job FORCE INDEX (PRIMARY) ON job.id = ended.id AND job.token = ended.token
+)) AS ended STRAIGHT_JOIN {JOB} AS job {BY_ID} ON job.id = ended.id AND job.token = ended.token
 SET job.status = 'SUCCESSFUL', job.started_at = ended.started_at, job.finished_at = ended.finished_at,
     job.result = ended.result, job.worker_id = NULL, job.token = NULL
 """
@@ -79,8 +82,8 @@ ROWS_AT_ONCE, ARGUMENTS_AT_ONCE = 1000, 500_000
 
 class MySQL(Dialect):
     name = "mysql"
-    by_id: ClassVar[str] = "FORCE INDEX (PRIMARY)"
-    by_line: ClassVar[str] = "FORCE INDEX (jobqueue_in_line)"
+    by_id: ClassVar[str] = BY_ID
+    by_line: ClassVar[str] = BY_LINE
     #: 1213 deadlock, 1205 lock wait timeout, 1020 record changed since last read.
     collisions: ClassVar[frozenset[int]] = frozenset({1213, 1205, 1020})
 

@@ -186,9 +186,12 @@ class Kept:
             self._used_at = now
             if self._cursors:
                 self._cursors = []
-            if is_closed(connection.connection) or self._is_changed or self._is_in_transaction():
-                return False
-            if self._is_told_otherwise():
+            if (
+                self._is_changed
+                or is_closed(connection.connection)
+                or self._is_in_transaction()
+                or self._is_told_otherwise()
+            ):
                 return False
         if connection.errors_occurred and not self._has_recovered():
             return False

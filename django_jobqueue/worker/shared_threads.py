@@ -136,7 +136,7 @@ class SharedThreads(Executor):
         """In the event loop."""
         self._is_told = False  # first: who comes from now on tells it again
         while self._results:
-            settle(self._results.popleft())
+            resolve(self._results.popleft())
 
     # -- with the lock ---------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ class SharedThreads(Executor):
         loop, result = future.get_loop(), (future, value, error)
         try:
             if loop is not self.loop:
-                loop.call_soon_threadsafe(settle, result)
+                loop.call_soon_threadsafe(resolve, result)
                 return
             self._results.append(result)
             if not self._is_told:
@@ -269,7 +269,7 @@ class SharedThreads(Executor):
         return self._next(thread, lease)
 
 
-def settle(result: Result) -> None:
+def resolve(result: Result) -> None:
     """In the future's loop: it hears what its call has come to."""
     future, value, error = result
     if future.done():  # the job was interrupted

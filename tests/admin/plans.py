@@ -50,11 +50,9 @@ def analyse() -> None:
     """
     if connection.vendor == "sqlite" or (connection.vendor == "mysql" and connection.in_atomic_block):
         return
+    command = {"postgresql": "ANALYZE", "mysql": "ANALYZE TABLE"}[connection.vendor]
     with connection.cursor() as cursor:
-        for table in TABLES:
-            cursor.execute(f"ANALYZE {'TABLE ' if connection.vendor == 'mysql' else ''}{table}")
-            if connection.vendor == "mysql":
-                cursor.fetchall()
+        cursor.execute(f"{command} {', '.join(TABLES)}")
 
 
 def prepared(beginning: str = "") -> list[str]:

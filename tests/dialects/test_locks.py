@@ -21,12 +21,12 @@ from ..tasks import noop
 pytestmark = pytest.mark.skipif(connection.vendor == "sqlite", reason="there is one writer at a time")
 
 
-def elsewhere(function, *args):
+def elsewhere(function):
     """Call it in a thread of its own, with a connection of its own."""
 
     def call():
         try:
-            return function(*args)
+            return function()
         finally:
             connections.close_all()
 

@@ -14,27 +14,11 @@ from django_jobqueue.dialects import get_dialect
 from django_jobqueue.dialects.session import Patience
 from django_jobqueue.models import Job, Worker
 
-from .. import databases
-from ..silence import Way
+from ..silence import silent_way
 from ..tasks import add, effect
 from .workers import drain, working
 
 SERVERS_ONLY = pytest.mark.skipif(connection.vendor == "sqlite", reason="there is no server")
-
-
-@pytest.fixture
-def elsewhere(queue_db, monkeypatch):
-    """Change the settings of the database for all connections that are made from now on."""
-    saved = dict(connections.settings["default"])
-
-    def change(**values):
-        connections.close_all()
-        connections.settings["default"].update(values)
-
-    yield change
-    connections.close_all()
-    connections.settings["default"].clear()
-    connections.settings["default"].update(saved)
 
 
 @pytest.fixture
@@ -127,14 +111,6 @@ def test_a11_a_worker_notices_that_its_database_was_made_anew(elsewhere, short_p
 
 
 # -- silence --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def silent_way(change, url):
-    with Way(databases.way_in(url)) as way:
-        change(HOST="127.0.0.1", PORT=way.port)
-        yield way
-        connections.close_all()
 
 
 @task

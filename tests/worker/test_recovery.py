@@ -14,9 +14,9 @@ from django_jobqueue.worker import recovery
 from django_jobqueue.worker.recovery import LATER, SOON, Recovery
 
 from .. import databases
-from ..silence import Way
+from ..silence import Way, silent_way
 from ..tasks import add
-from .test_own_sessions import SERVERS_ONLY, elsewhere, silent_way  # noqa: F401
+from .test_own_sessions import SERVERS_ONLY
 from .workers import working
 
 
@@ -78,10 +78,7 @@ def test_c6_one_thread_asks_and_its_answer_wakes_all_who_wait(monkeypatch, event
 
 
 @SERVERS_ONLY
-def test_c6_a_worker_runs_jobs_and_hears_of_new_ones_again_once_the_database_is_back(
-    elsewhere,  # noqa: F811
-    eventually,
-):
+def test_c6_a_worker_runs_jobs_and_hears_of_new_ones_again_once_the_database_is_back(elsewhere, eventually):
     with silent_way(elsewhere, os.environ["DATABASE_URL"]) as way, working(threads=2) as worker:
         first = add.enqueue(1, 2)
         eventually(lambda: Job.objects.get(pk=first.id).status == "SUCCESSFUL", within=60)

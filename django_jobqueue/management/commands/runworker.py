@@ -30,6 +30,7 @@ from django_jobqueue.worker.claimer import Intake
 from django_jobqueue.worker.departure import depart, depart_now
 from django_jobqueue.worker.link import RECYCLE, Link
 from django_jobqueue.worker.progress import Progress
+from django_jobqueue.worker.recovery import LATER
 from django_jobqueue.worker.signals import ENDING, SignalPipe, hangup
 from django_jobqueue.worker.supervisor import Supervisor
 from django_jobqueue.worker.timekeeper import TIMEOUT_GRACE
@@ -155,6 +156,12 @@ class Command(BaseCommand):
         wait_for_database(DEFAULT_DB_ALIAS, self.stderr.write)
         return super().check(*args, **options)
 
+    def check_database(self, using: str) -> None:
+        """Wait until it is there. Raise ``CommandError`` if a worker could not work with it as it is."""
+        check_connections(using)
+        wait_for_database(using, self.stderr.write)
+        check_tables(using)
+
     def handle(self, **options: Any) -> None:
         if link := Link.from_environment():
             self.work(link, **options)
@@ -178,9 +185,7 @@ class Command(BaseCommand):
             raise CommandError("--processes needs POSIX signals, in the main thread of the process.")
         config = find_backend(options["backend"], options["database"]).config
         using = config.database
-        check_connections(using)
-        wait_for_database(using, self.stderr.write)
-        check_tables(using)
+        self.check_database(using)
         project_layers()
         connections.close_all()
         set_up_logging(options["verbosity"], with_process=True)
@@ -196,9 +201,7 @@ class Command(BaseCommand):
 
     def work(self, link: Link | None = None, **options: Any) -> None:
         worker = self.make_worker(options, link)
-        check_connections(worker.using)
-        wait_for_database(worker.using, self.stderr.write)
-        check_tables(worker.using)
+        self.check_database(worker.using)
         set_up_logging(options["verbosity"], with_process=link is not None)
         code, clean = 1, True
         try:
@@ -285,7 +288,7 @@ def wait_for_database(using: str, tell: Callable[[str], Any]) -> None:
             if time.monotonic() - told_at >= TOLD_AGAIN:
                 told_at = time.monotonic()
                 tell(f"{problem}\nThe worker waits for it. If that goes on, see DATABASES[{using!r}].")
-        time.sleep(1)
+        time.sleep(LATER)
 
 
 def check_tables(using: str) -> None:
