@@ -46,13 +46,18 @@ class Completer(threading.Thread):
         using: str,
         busy: Callable[[], bool],
         written: Written,
+        refused: Callable[[Run], None],
         fault: Callable[[], None],
         paces: Mapping[bool, Pace],
         recovery: Recovery | None = None,
     ) -> None:
-        """``paces`` learn how long sync (False) and async (True) jobs take."""
+        """``written`` is told what became of each run. ``refused`` is told of a run once the database has refused its
+        outcome so often that nobody should wait for it; it is written later, or never. ``paces`` learn how long sync
+        (False) and async (True) jobs take.
+        """
         super().__init__(name="jobqueue-completer", daemon=True)
-        self.using, self.busy, self.written, self.fault, self.paces = using, busy, written, fault, paces
+        self.using, self.busy, self.written, self.refused = using, busy, written, refused
+        self.fault, self.paces = fault, paces
         self.counts: Counter[str] = Counter()
         #: Jobs that reached their final status here.
         self.done = 0
@@ -193,7 +198,7 @@ class Completer(threading.Thread):
     def _put_off(self, run: Run) -> None:
         tries = self._refused.add(run)
         if tries == TRIES:  # nobody waits for it from now on: neither the end of a drain nor that of the worker
-            self.written([(run, None)])
+            self.refused(run)
 
     def _learn(self, batch: list[Run]) -> None:
         times: tuple[list[float], list[float]] = [], []

@@ -115,6 +115,7 @@ class Worker:
             self.using,
             busy=lambda: self.threads.load > 1 or self.loop.load > 1,
             written=self._written,
+            refused=self._refused,
             fault=self._break_down,
             paces=self.paces,
             recovery=self.recovery,
@@ -373,6 +374,12 @@ class Worker:
             self.follower.look()
         if keys := {key for run, _ in batch if (key := run.job.concurrency_key) is not None}:
             self.follower.free(keys)
+        if self.desk.idle:
+            self._wake_claimer()
+
+    def _refused(self, run: Run) -> None:
+        """Its job stays ours in the database, and the completer goes on trying: it keeps all that it has to write."""
+        self.desk.let_go(run)
         if self.desk.idle:
             self._wake_claimer()
 

@@ -33,13 +33,14 @@ class Desk:
     """A completer with its surroundings."""
 
     def __init__(self):
-        self.batches, self.faults = [], []
+        self.batches, self.faults, self.refused = [], [], []
         executor = SimpleNamespace(slots=1, load=0)
         self.paces = {False: Pace(executor), True: Pace(executor)}
         self.completer = Completer(
             USING,
             busy=lambda: False,
             written=self.batches.append,
+            refused=self.refused.append,
             fault=lambda: self.faults.append(1),
             paces=self.paces,
         )

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from django.db import connection
 
+from django_jobqueue.compat import task_finished
 from django_jobqueue.dialects.asking import problem_of
 from django_jobqueue.lifecycle import finish
 from django_jobqueue.models import Attempt, Job
+from django_jobqueue.worker import completer
+from django_jobqueue.worker.completer import TRIES
+from django_jobqueue.worker.worker import Worker
 from tests.refusals import charset_of_attempts, cut_connections, execute, refusing, setting_of_database
 
 from ..lifecycle.steps import USING, attempts, enqueue, failed, fresh, retrying, run_of, started, succeeded
-from ..tasks import noop
+from ..tasks import add, fail, noop
 from .test_completer import Desk
-from .workers import working
+from .workers import drain, working
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -83,6 +88,61 @@ def test_g6_a_worker_that_has_such_a_row_stops_without_it(queue_db, eventually):
             began = time.monotonic()
         assert time.monotonic() - began < 9
     assert fresh(bad).status == "RUNNING"
+
+
+class Told:
+    """Who is told that jobs have ended: their ids and statuses."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, str]] = []
+
+    def __call__(self, *, task_result: Any, **more: Any) -> None:
+        self.ends.append((task_result.id, task_result.status))
+
+
+@pytest.fixture
+def told():
+    receiver = Told()
+    task_finished.connect(receiver)
+    yield receiver
+    task_finished.disconnect(receiver)
+
+
+def refused_for_good(worker: Worker) -> bool:
+    """Has the outcome been tried after the worker has stopped waiting for it?"""
+    return any(tries > TRIES + 2 for tries in list(worker.completer._refused.tries.values()))
+
+
+NEITHER_WELL_NOR_BADLY = "NEW.id = {} AND NEW.status IN ('SUCCESSFUL', 'FAILED')"
+
+
+def test_g9_a_worker_outlives_an_outcome_that_is_refused_again_and_again(queue_db, monkeypatch, eventually, told):
+    """Beyond the number of tries for which it is waited; what it came to is written once the database takes it."""
+    monkeypatch.setattr(completer, "LONGEST_PAUSE", 0.05)
+    bad = enqueue(add, 700, 77)
+    with working() as worker:
+        with refusing(NEITHER_WELL_NOR_BADLY.format(bad.pk)):
+            eventually(lambda: refused_for_good(worker), within=60)
+            good = enqueue(add, 1, 2)
+            eventually(lambda: fresh(good).status == "SUCCESSFUL", within=60)
+            assert fresh(bad).status == "RUNNING" and worker.desk.idle
+        eventually(lambda: len(told.ends) == 2, within=60)
+        assert not worker.completer.holds(bad)
+    assert worker.exit_code == 0 and worker.completer.done == 2
+    written = fresh(bad)
+    # the trigger may go between the refusal of the result and that of the failure which is written for it
+    assert (written.status, written.result) in (("SUCCESSFUL", 777), ("FAILED", None))
+    assert sorted(told.ends) == sorted([(str(bad.pk), written.status), (str(good.pk), "SUCCESSFUL")]), "once each"
+
+
+@pytest.mark.parametrize("task", [pytest.param(fail, id="failed"), pytest.param(noop, id="succeeded")])
+def test_g6_a_drain_ends_beside_an_outcome_that_is_refused_again_and_again(queue_db, monkeypatch, task):
+    monkeypatch.setattr(completer, "LONGEST_PAUSE", 0.05)
+    bad, others = enqueue(task), [enqueue() for _ in range(3)]
+    with refusing(NEITHER_WELL_NOR_BADLY.format(bad.pk)):
+        assert drain(0.2).exit_code == 0
+    assert [fresh(job).status for job in others] == ["SUCCESSFUL"] * 3
+    assert fresh(bad).status in ("RUNNING", "READY"), "it is run again, by the next worker"
 
 
 def bad_token(job: Job) -> Job:
