@@ -118,6 +118,9 @@ class Dialect(Limits):
             for job in jobs:
                 job.save(using=self.using, force_insert=True)
 
+    def check_fits(self, what: str, text: str) -> None:
+        """Raise ``DataError`` if the server would hang up on who sends it this JSON text, rather than refuse it."""
+
     def _values(self, job: Job) -> list[Any]:
         """What is written to the columns ``ENQUEUED``."""
         enqueued_at, run_after, *others = of_task(job)
@@ -360,6 +363,8 @@ class Dialect(Limits):
             place, run_after = None, _moment(fields.run_after) or ended + timedelta(seconds=fields.delay)
         elif fields.place == "isolate":
             place = -abs(held.place or 1)
+        result = None if fields.result is None else json.dumps(fields.result)
+        self.check_fits("A result", result or "")
         job = (
             "CANCELLED" if cancelled else fields.status,
             place,
@@ -370,7 +375,7 @@ class Dialect(Limits):
             when(began),
             when(ended if over else None),
             when(run_after),
-            None if fields.result is None else json.dumps(fields.result),
+            result,
             when(_after(ended, fields.keep) if over else None),
             when(_after(ended, fields.result_ttl) if over else None),
             ending.id,

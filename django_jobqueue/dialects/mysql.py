@@ -13,7 +13,7 @@ from django.db import DatabaseError, DataError, transaction
 from django.db.models import QuerySet
 
 from ..models import Job, UniqueKey
-from .base import ENQUEUED, ZEROS, Dialect
+from .base import ENQUEUED, ZEROS, Dialect, data_of
 from .records import Success
 from .session import M, Patience
 from .tables import FOR_A_SLOT, JOB, UNIQUE_KEY
@@ -46,8 +46,11 @@ UNFIT = frozenset(
         4040,  # MariaDB: JSON nested too deep
     }
 )
-#: Characters of results that are written in one statement: well below the smallest max_allowed_packet that is usual.
-RESULTS_AT_ONCE = 1_000_000
+#: Characters of results in one statement, and one of more is written alone: escaped three times, as a JSON text within
+#: a JSON document within a literal, they grow eightfold and still fit into the smallest packet that is usual.
+RESULTS_AT_ONCE = 500_000
+#: Characters that fit into a packet however they are escaped.
+SURELY_FITS = 100_000
 
 
 #: Find jobs so, whatever the server thinks best: while it reads a small table through it locks all rows, and claims
@@ -99,6 +102,9 @@ class MySQL(Dialect):
         self._inserted(jobs, ids)
 
     def _insert_portion(self, jobs: Sequence[Job]) -> Iterable[int]:
+        if len(jobs) == 1:  # what is large comes alone
+            text = "".join(filter(None, data_of(jobs[0])))
+            self.check_fits(f"Job of {jobs[0].task_path}: a call", text)
         rows = ", ".join(ROW if job.place is not None else ROW_OF_SCHEDULED for job in jobs)
         values = [value for job in jobs for value in self._values(job)]
         returns = self.connection.features.can_return_rows_from_bulk_insert
@@ -135,6 +141,11 @@ class MySQL(Dialect):
             names.append(found[0][0])
         return names
 
+    def succeed(self, successes: Sequence[Success]) -> set[int]:
+        if any(success.result is not None and len(success.result) > RESULTS_AT_ONCE for success in successes):
+            return set(self.finish([success.ending() for success in sorted(successes)]))
+        return super().succeed(successes)
+
     def _mark_successful(self, cursor: Any, successes: Sequence[Success], times: Sequence[tuple[str, str]]) -> int:
         written, length = 0, 0
         document: list[tuple[Any, ...]] = []
@@ -142,18 +153,18 @@ class MySQL(Dialect):
             document.append((success.id, success.token, *moments, success.result))
             length += len(success.result or "")
             if length > RESULTS_AT_ONCE:
-                self._check_fits(cursor, success)
                 written += self._mark(cursor, document)
                 document, length = [], 0
         return written + (self._mark(cursor, document) if document else 0)
 
-    def _check_fits(self, cursor: Any, success: Success) -> None:
+    def check_fits(self, what: str, text: str) -> None:
         """The server hangs up on who sends it more than it takes, and that looks like an outage."""
-        cursor.execute("SELECT @@max_allowed_packet")
-        ((limit,),) = cursor.fetchall()
-        size = len(json.dumps(success.result))
+        if len(text) < SURELY_FITS:
+            return
+        ((limit,),) = self._rows("SELECT @@max_allowed_packet")
+        size = len(json.dumps(text))  # a string of its own within the statement: quotes and backslashes are escaped
         if size + 1000 > limit:
-            raise DataError(f"A result of {size} bytes is larger than max_allowed_packet, {limit}.")
+            raise DataError(f"{what} of {size:,} bytes is more than the server takes: max_allowed_packet is {limit:,}.")
 
     def _mark(self, cursor: Any, document: Sequence[tuple[Any, ...]]) -> int:
         cursor.execute(SUCCEED_JOBS, [json.dumps(document)])

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from django.db import transaction
+from django.db import DataError, transaction
 from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Now
 
@@ -294,12 +294,13 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
     if not jobs:
         return set()
     handed_on, lost = _results_for([job.pk for job in jobs], using)
+    why_not = {pk: RESULT_LOST.format(on) for pk, on in lost.items()} | _too_large(handed_on, using)
     for job in jobs:
-        if job.pk in lost:
-            _end(job, Rule.FAIL, RESULT_LOST.format(lost[job.pk]), using)
+        if job.pk in why_not:
+            _end(job, Rule.FAIL, why_not[job.pk], using)
         elif job.task_path == GATHER:
             _end_gathering(job, handed_on.get(job.pk), using)
-    jobs = [job for job in jobs if job.pk not in lost and job.task_path != GATHER]
+    jobs = [job for job in jobs if job.pk not in why_not and job.task_path != GATHER]
     lanes: set[Lane] = set()
     rows = Job.objects.using(using)
     alike: list[int] = []
@@ -362,6 +363,17 @@ def _results_for(ids: Sequence[int], using: str) -> tuple[dict[int, Any], dict[i
             Dependency.objects.using(using).filter(on=on, job=job).update(expired=True)
     found = {job: [results.get(on) for on in ons] for job, ons in handed.items()}
     return {job: values if job in listed else values[0] for job, values in found.items()}, lost
+
+
+def _too_large(handed_on: Mapping[int, Any], using: str) -> dict[int, str]:
+    """By job, why it cannot be sent what it gets; else the server hangs up, time and again, and all others wait."""
+    found: dict[int, str] = {}
+    for pk, value in handed_on.items():
+        try:
+            get_dialect(using).check_fits("What it was to get, the results of what it waited for,", json.dumps(value))
+        except DataError as error:
+            found[pk] = str(error)
+    return found
 
 
 def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from django.db import connection
+from django.db import DataError, connection, transaction
 from django.db.models.functions import Now
 
-from django_jobqueue import chain, group
+from django_jobqueue import chain, enqueue_many, group
 from django_jobqueue.compat import InvalidTask
-from django_jobqueue.lifecycle import Progress, admit, follow_up, promote, reap, report, waiting_keys
+from django_jobqueue.lifecycle import Progress, admit, finish, follow_up, promote, reap, report, waiting_keys
 from django_jobqueue.middleware.concurrency import Concurrency
 from django_jobqueue.models import Job
 from tests.refusals import execute, refusing
 
 from .. import batch_tasks as tasks
-from .steps import USING, attempts, end, enqueue, fall_silent, fresh, started, succeeded, take, take_one, worker
+from ..tasks import echo
+from .steps import (
+    USING,
+    attempts,
+    end,
+    enqueue,
+    failed,
+    fall_silent,
+    fresh,
+    run_of,
+    started,
+    succeeded,
+    take,
+    take_one,
+    worker,
+)
 from .test_admit import of_tenant, several
 from .test_follow import jobs_of, statuses
 
@@ -123,14 +142,53 @@ def test_g9_a_result_that_is_too_deep_to_be_handed_on():
     assert {statuses(one)[1], statuses(third)[2]} <= {"READY", "FAILED"} and statuses(third)[2] == "FAILED"
 
 
+@contextmanager
+def no_hanging_up() -> Iterator[int]:
+    """How many bytes a statement may have, for a block in which the server never hangs up: each time it does, everybody
+    else waits until that has been tried again and again.
+    """
+    ((limit, before),) = execute("SELECT @@max_allowed_packet, CONNECTION_ID()")
+    yield limit
+    assert execute("SELECT CONNECTION_ID()") == [(before,)]
+
+
 @only_mysql
-def test_g9_results_that_are_too_large_together():
-    ((limit,),) = execute("SELECT @@max_allowed_packet")
-    half = "x" * (limit * 6 // 10)
-    large = group(tasks.one.s(), tasks.one.s()).then(tasks.show.s()).enqueue()
-    small = chain(tasks.one.s(), tasks.add.s()).enqueue()
-    hand_on(half, half, 3)
+@pytest.mark.parametrize("text", ["x", '"', "\N{ELEPHANT}"], ids=ascii)
+def test_g9_results_that_are_too_large_together(text):
+    with no_hanging_up() as limit:
+        escaped = [len(json.dumps(json.dumps(text * times))) for times in (1, 2)]
+        half = text * (limit * 6 // 10 // (escaped[1] - escaped[0]))
+        large = group(tasks.one.s(), tasks.one.s()).then(tasks.show.s()).enqueue()
+        gathered = group(tasks.one.s(), tasks.one.s()).then(group(tasks.show.s(), tasks.show.s())).enqueue()
+        small = chain(tasks.one.s(), tasks.add.s()).enqueue()
+        hand_on(half, half, half, half, 3)
     assert (statuses(large)[2], statuses(small)[1]) == ("FAILED", "READY")
+    assert set(statuses(gathered)[2:]) <= {"FAILED", "CANCELLED"}, "the job that gathers, and those that wait for it"
+    assert re.search(
+        r"results of what it waited for, of [\d,]+ bytes is more than the server takes: max_allowed_packet is [\d,]+\.",
+        attempts(jobs_of(large)[2])[0].message,
+    )
+
+
+@only_mysql
+def test_g9_a_result_that_is_too_large_beside_other_news():
+    with no_hanging_up() as limit:
+        jobs = [started() for _ in range(3)]
+        jobs[1].attempt_log = "said something"
+        runs = [run_of(jobs[0], succeeded(1)), run_of(jobs[1], succeeded("x" * limit)), run_of(jobs[2], failed())]
+        assert set(finish(runs, USING).values()) == {"SUCCESSFUL", "FAILED"}
+    assert [fresh(job).status for job in jobs] == ["SUCCESSFUL", "FAILED", "FAILED"]
+    assert "max_allowed_packet" in attempts(jobs[1])[0].traceback
+
+
+@only_mysql
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_call_that_is_too_large_is_refused_when_it_is_enqueued(number):
+    with no_hanging_up() as limit, transaction.atomic():
+        with pytest.raises(DataError, match=r"tests\.tasks\.echo: a call of [\d,]+ bytes .* max_allowed_packet is"):
+            enqueue_many([echo.s("x" * limit), *[echo.s("small")] * (number - 1)])
+        enqueue()
+    assert Job.objects.count() == 1
 
 
 def test_g9_a_job_that_the_database_does_not_let_run_ends_alone():
