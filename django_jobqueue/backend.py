@@ -30,7 +30,7 @@ from .keys import slots_of
 from .middleware.chain import enqueue_layers, enqueue_through
 from .moments import check_moment
 from .options import checked_names
-from .registry import IS_OF_THE_BACKPORT, copy_of, effective, is_of_the_backport, resolve
+from .registry import IS_OF_THE_BACKPORT, copy_of, declared_function, effective, is_of_the_backport, resolve
 from .signals import ENQUEUED
 from .signatures import check_arguments, fitting
 from .task import Call, JobTask, Step
@@ -98,6 +98,8 @@ class JobQueueBackend(BaseTaskBackend):
             raise InvalidTask(f"priority must be a whole number between -100 and 100, not {task.priority!r}.")
         if not isinstance(task.queue_name, str) or not 1 <= len(task.queue_name) <= 100:
             raise InvalidTask(f"queue_name must be a string of 1 to 100 characters, not {task.queue_name!r}.")
+        if (function := declared_function(task)) is not task.func:
+            task = copy_of(task, func=function)
         super().validate_task(task)
 
     def enqueue(self, task: AnyTask, args: Sequence[Any], kwargs: dict[str, Any]) -> AnyResult:  # type: ignore[override]
@@ -158,7 +160,7 @@ class JobQueueBackend(BaseTaskBackend):
             own, fits = kind
             if not checked and ((len(args), *kwargs) if kwargs else len(args)) not in fits:
                 check_arguments(task, args, kwargs)
-            texts = call_as_json(task.func, args, kwargs, takes_context=task.takes_context)
+            texts = call_as_json(declared_function(task), args, kwargs, takes_context=task.takes_context)
             jobs.append(Job.of(own, args=texts[0], kwargs=texts[1]))
         return jobs, [own for own, _ in kinds.values()]
 
@@ -222,7 +224,7 @@ class JobQueueBackend(BaseTaskBackend):
     def _save(self, jobs: list[Job]) -> list[Job]:
         for job in jobs:  # a layer may have put anything in
             task = resolve(job.task_path)
-            job.args, job.kwargs = normalise_call(task.func, job.args, job.kwargs)
+            job.args, job.kwargs = normalise_call(declared_function(task), job.args, job.kwargs)
             if not job.waiting_for:  # others may be handed results
                 check_arguments(task, job.args, job.kwargs)
         saved: list[Job] = self._lifecycle.enqueue(jobs, self.database)
@@ -396,7 +398,7 @@ def check_findable(task: AnyTask) -> None:
         raise InvalidTask(f"{task.name} is declared in a script: no worker can import it. Move it to a tasks module.")
     if len(task.module_path) > 255:
         raise InvalidTask(f"The path of {task.module_path} is longer than 255 characters.")
-    if found is None or found.func is not task.func:
+    if found is None or declared_function(found) is not declared_function(task):
         raise InvalidTask(
             f"{task.module_path} is not the name under which this task can be found: a worker looks for a task "
             f"at that path. Apply @task where the function is defined, and keep the function's name."

@@ -18,7 +18,7 @@ from . import foreign
 from .compat import AnyResult, InvalidTask, task_backends
 from .gathering import gather
 from .middleware.context import current_job
-from .registry import copy_of
+from .registry import copy_of, declared_function
 from .task import IF_FAILED, Call, Step, is_ours
 
 Part: TypeAlias = "Call | Composition"
@@ -282,7 +282,7 @@ def check_takes_result(call: Call) -> None:
     task = call.task
     args = [None] * (1 + task.takes_context) + list(call.args)
     try:
-        signature(task.func).bind_partial(*args, **call.kwargs)
+        signature(declared_function(task)).bind_partial(*args, **call.kwargs)
     except TypeError as error:
         raise InvalidTask(
             f"{task.module_path} cannot take the result of what comes before it in front of its own arguments: "

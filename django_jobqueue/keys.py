@@ -14,6 +14,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 from .options import in_force, of_task
 from .outcomes import is_period, storable
+from .registry import declared_function
 
 if TYPE_CHECKING:
     from .compat import AnyTask
@@ -84,7 +85,7 @@ def _arguments(task: AnyTask, job: Job) -> dict[str, Any] | None:
     """The call's arguments by the names of the parameters, defaults too; None for a call that the function refuses."""
     args = [None, *job.args] if task.takes_context else job.args
     try:
-        bound = _signature(task.func).bind_partial(*args, **job.kwargs)
+        bound = _signature(declared_function(task)).bind_partial(*args, **job.kwargs)
     except TypeError:
         return None
     bound.apply_defaults()
@@ -223,7 +224,7 @@ def _says_not_taken(option: str, template: str, missing: list[str], task: AnyTas
 
 def _not_taken(template: str, task: AnyTask) -> list[str]:
     """The names in the template that no call of the function can have."""
-    parameters = list(_signature(task.func).parameters.values())[bool(task.takes_context) :]
+    parameters = list(_signature(declared_function(task)).parameters.values())[bool(task.takes_context) :]
     kinds = {parameter.kind for parameter in parameters}
     in_order = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     number = sum(parameter.kind in in_order for parameter in parameters)

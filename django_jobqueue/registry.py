@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from functools import lru_cache
 from importlib import import_module
-from inspect import iscoroutinefunction
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.conf import settings
 
@@ -69,6 +70,18 @@ def copy_of(task: AnyTask, **changes: Any) -> AnyTask:
     for field in fields(task):
         object.__setattr__(made, field.name, changes.get(field.name, getattr(task, field.name)))
     return made
+
+
+#: Where a task whose function is mocked keeps the real one.
+DECLARED = "_declared_func"
+
+
+def declared_function(task: AnyTask) -> Callable[..., Any]:
+    """The function that the task was declared with, also while a test has put a mock in its place: a mock does not know
+    which arguments the task takes.
+    """
+    function: Callable[..., Any] = getattr(task, DECLARED, task.func)
+    return function
 
 
 def is_async(task: AnyTask) -> bool:

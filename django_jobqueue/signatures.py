@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from .compat import AnyTask
 from .conf import middleware_paths
 from .options import NOT_YET
+from .registry import declared_function
 
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -27,7 +28,7 @@ PATTERNS = 250
 
 def fitting(task: AnyTask) -> set[Any]:
     """The patterns of calls that are known to fit the task; ``pattern`` makes one of a call."""
-    return _fitting(task.func, task.takes_context, getattr(task, "middleware", ()))
+    return _fitting(declared_function(task), task.takes_context, getattr(task, "middleware", ()))
 
 
 @lru_cache(maxsize=4096)
@@ -60,7 +61,7 @@ def check_arguments(task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any
 def _parameters(task: AnyTask) -> list[Parameter] | None:
     """What the function takes, without the context. None: Python does not know."""
     try:
-        parameters = list(signature(task.func).parameters.values())
+        parameters = list(signature(declared_function(task)).parameters.values())
     except (TypeError, ValueError):
         return None
     return parameters[1:] if task.takes_context and parameters and parameters[0].kind in POSITIONAL else parameters

@@ -24,7 +24,7 @@ from .conf import is_count
 from .keys import problems_of
 from .options import MISSING, as_data, checked, checked_names
 from .outcomes import is_period, seconds
-from .registry import is_async
+from .registry import DECLARED, declared_function, is_async
 from .retention import Keep, as_kept
 from .schedules import Entry, check_call
 
@@ -170,7 +170,7 @@ class JobTask(Patchable, _Task[P, R]):
                 changes["keep"] = {**_kept(self.keep, self), **said}
                 options["keep"] = {**self.given.get("keep", {}), **said}
             changes["given"] = {**self.given, **as_data(options, f"{self.module_path}: ")}
-        return replace(self, **changes)
+        return replace(self, func=declared_function(self), **changes)
 
     if TYPE_CHECKING:
 
@@ -283,10 +283,6 @@ def allowing_mocks(cls: type[JobTask[..., Any]]) -> None:
 
     cls.__setattr__ = __setattr__  # type: ignore[method-assign]
     cls.__delattr__ = __delattr__  # type: ignore[method-assign]
-
-
-#: Where a task whose function is mocked keeps the real one.
-DECLARED = "_declared_func"
 
 
 def is_mock(value: Any) -> bool:

@@ -6,12 +6,21 @@ from unittest import mock
 
 import pytest
 
+from django_jobqueue import chain, enqueue_many, task
+from django_jobqueue.models import Job
+from django_jobqueue.signatures import _fitting
 from django_jobqueue.task import JobTask
+from django_jobqueue.testing import run_jobs
 from tests import tasks
 
 from .tasks import add, async_add, noop
 
 pytestmark = pytest.mark.once
+
+
+@task(unique="user-{user_id}")
+def keyed(user_id):
+    pass
 
 
 @pytest.mark.parametrize("name", ["enqueue", "aenqueue", "s", "si", "using", "call", "get_result", "get_backend"])
@@ -76,6 +85,48 @@ def test_the_function_can_be_mocked_and_is_still_found(task, autospec):
         task.call(1, 2)
     double.assert_called_once_with(1, 2)
     assert task.func is func and not vars(task)
+
+
+@pytest.fixture
+def new_to_the_backend():
+    """What the backend has learnt of tasks is forgotten: each is enqueued for the first time."""
+    for each in (add, noop):
+        each.get_backend().__dict__.pop("_known", None)
+    _fitting.cache_clear()
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("new_to_the_backend")
+@pytest.mark.parametrize("autospec", [None, True])
+@pytest.mark.parametrize(
+    ("task", "args"),
+    [(add, (1, 2)), (async_add, (1, 2)), (tasks.succeed_at, (2,)), (keyed, (7,))],
+    ids=["sync", "async", "takes_context", "unique"],
+)
+def test_a_task_whose_function_is_mocked_can_be_enqueued_for_the_first_time(task, args, autospec):
+    with mock.patch.object(task, "func", autospec=autospec, return_value=None) as double:
+        first = task.enqueue(*args)
+        task.using(priority=5).enqueue(*args)
+        enqueue_many([task.s(*args)])
+        run_jobs()
+    assert double.called
+    job = Job.objects.get(pk=first.id)
+    assert (job.task_path, job.status) == (task.module_path, "SUCCESSFUL")
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("new_to_the_backend")
+def test_a_task_whose_function_is_mocked_takes_results_of_others():
+    with mock.patch.object(add, "func", return_value=5) as double:
+        chain(add.s(1, 2), add.s(3)).enqueue()
+        run_jobs()
+    assert double.call_args_list == [mock.call(1, 2), mock.call(5, 3)]
+
+
+@pytest.mark.usefixtures("new_to_the_backend")
+def test_a_call_that_the_function_does_not_take_is_refused_though_a_mock_would_take_it():
+    with mock.patch.object(add, "func"), pytest.raises(TypeError, match="missing 1 required positional argument: 'b'"):
+        add.enqueue(1)
 
 
 def test_a_copy_has_no_mocks():

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy
 from ..discovery import discover
 from ..lifecycle.schedule import aliases_of
 from ..models import Schedule
-from ..registry import resolve
+from ..registry import declared_function, resolve
 from ..schedules import check_call
 from ..task import JobTask, declared
 from ..timing import default_zone, parse
@@ -38,7 +38,7 @@ def _is_findable(task: JobTask[..., Any]) -> bool:
         found = resolve(task.module_path)
     except LookupError:
         return False
-    return found.func is task.func and task.backend in aliases_of(database())
+    return declared_function(found) is declared_function(task) and task.backend in aliases_of(database())
 
 
 def choices() -> list[tuple[str, str]]:
@@ -101,7 +101,7 @@ class ScheduleForm(ModelForm):
         task: Any = resolve(data["task_path"])
         try:
             data["args"], data["kwargs"] = check_call(
-                task.func,
+                declared_function(task),
                 data["args"],
                 data["kwargs"],
                 takes_context=task.takes_context,

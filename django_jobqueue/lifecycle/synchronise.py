@@ -22,7 +22,7 @@ from ..dialects import get_dialect
 from ..exceptions import UnknownTask
 from ..logs import get_logger
 from ..models import Schedule
-from ..registry import is_ours, resolve
+from ..registry import declared_function, is_ours, resolve
 from ..schedules import Entry, check_call
 from ..task import JobTask, declared
 from ..timing import aware
@@ -127,7 +127,7 @@ def _define(row: Schedule, definition: Definition) -> bool:
     row.fingerprint = definition.fingerprint
     row.task_path, row.spec, row.time_zone = task.module_path, entry.timing.text, entry.timing.zone
     row.args, row.kwargs = check_call(
-        task.func,
+        declared_function(task),
         entry.args,
         entry.kwargs,
         takes_context=task.takes_context,
