@@ -116,9 +116,11 @@ class Slots(NamedTuple):
     def most(self) -> int | None:
         return 1 if self.in_order else self.concurrency
 
-    def but(self, given: Mapping[str, Any] | None) -> Slots:
-        """With what a job says for itself."""
-        return self._replace(**{name: given[name] for name in self._fields if name in given}) if given else self
+    def but(self, given: Any) -> Slots:
+        """With what a job says for itself; options that are no object say nothing."""
+        if not given or not isinstance(given, Mapping):
+            return self
+        return self._replace(**{name: given[name] for name in self._fields if name in given})
 
 
 def slots_of(task: AnyTask, job: Job | None = None) -> Slots:

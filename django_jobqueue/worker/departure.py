@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import threading
+from concurrent.futures import thread as executors
 from typing import NoReturn
 
 from .copies import flush
@@ -35,9 +36,19 @@ def _watch(code: int, waited: threading.Event) -> None:
         waited.wait(LAST_WORDS)
         flush(1.0)
         os._exit(code)
-    names = [thread.name for thread in threading.enumerate() if not thread.daemon and not is_main(thread)]
-    logger.warning("The process ends; it does not wait for threads that jobs have left: %s.", ", ".join(names))
+    names = ", ".join(sorted(thread.name for thread in left_behind()))
+    logger.warning("The process ends; it does not wait for threads that jobs have left: %s.", names)
     depart_now(code)
+
+
+def left_behind() -> list[threading.Thread]:
+    """The threads that Python would wait for at its end: those of executors too, which may be daemons."""
+    of_executors = getattr(executors, "_threads_queues", {})  # what Python itself goes through; private, to be sure
+    return [
+        thread
+        for thread in threading.enumerate()
+        if not is_main(thread) and (not thread.daemon or thread in of_executors)
+    ]
 
 
 def is_main(thread: threading.Thread) -> bool:

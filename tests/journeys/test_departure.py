@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import pytest
@@ -25,6 +26,8 @@ def test_g6_an_end_does_not_wait_for_threads_that_jobs_have_left(queue_db, start
     worker.terminate()
     assert wait_for_exit(worker, 8) == 0
     assert Worker.objects.get().status == "STOPPED"
+    if kind != "processes":
+        assert re.search(r"threads that jobs have left: \w*(Thread|ThreadPoolExecutor)-\w", worker.log.read_text())
 
 
 def test_g6_an_interrupted_async_job_holds_up_neither_the_end_nor_other_jobs(
@@ -39,6 +42,7 @@ def test_g6_an_interrupted_async_job_holds_up_neither_the_end_nor_other_jobs(
     began = time.monotonic()
     assert wait_for_exit(worker, 10) == 0
     assert time.monotonic() - began < 8
+    assert "threads that jobs have left: asyncio_0." in worker.log.read_text()
     assert Job.objects.get(pk=job.id).status == "READY" and outcomes() == {"interrupted": 1, "succeeded": 1}
 
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from django.db import OperationalError
 
-from django_jobqueue import enqueue_many, task
+from django_jobqueue import chain, enqueue_many, task
 from django_jobqueue.models import Job
 from django_jobqueue.worker import claimer as module
 from django_jobqueue.worker import lanes
 
-from ..lifecycle.steps import fresh
+from ..lifecycle.steps import enqueue, fresh
 from ..models import Effect
 from ..tasks import effect, noop
 from .workers import drain, make_worker, working
@@ -168,3 +168,12 @@ def test_the_claimer_goes_on_after_a_fault_of_ours(monkeypatch, caplog):
     drain(0)
     assert Job.objects.get().status == Job.Status.SUCCESSFUL
     assert "stumbled" in caplog.text
+
+
+@pytest.mark.parametrize("options", [7, [1], "concurrency", ["concurrency"], True], ids=str)
+def test_g9_a_job_whose_options_are_no_object_runs_without_options(options):
+    """A row that somebody has written by hand: as a single job, and as one that has waited for another."""
+    first, second = chain(noop.s(), noop.si()).enqueue(), enqueue(noop)
+    Job.objects.update(options=options)
+    drain(0.3)
+    assert set(Job.objects.values_list("status", flat=True)) == {"SUCCESSFUL"}, (first, second)
