@@ -39,10 +39,13 @@ def call_as_json(
 ) -> tuple[str, str]:
     """The arguments as ``normalise_call`` makes them, in JSON. Raises the same."""
     try:
-        if isinstance(args, list | tuple):
-            texts = _array(args), _encode(kwargs) if kwargs else "{}"
-            if not (_is_suspicious(texts[0]) or _is_suspicious(texts[1])):
-                return texts
+        if type(args) is tuple or isinstance(args, list | tuple):
+            text = _array(args)
+            if not kwargs:
+                if not _is_suspicious(text):
+                    return text, "{}"
+            elif not (_is_suspicious(text) or _is_suspicious(named := _encode(kwargs))):
+                return text, named
     except (TypeError, ValueError, RecursionError):
         pass
     plain_args, plain_kwargs = normalise_call(func, args, kwargs, takes_context=takes_context)
@@ -71,6 +74,8 @@ _PLAIN: dict[type, Callable[[Any], str]] = {int: int.__repr__, str: _encode}
 
 def _array(args: list[Any] | tuple[Any, ...]) -> str:
     try:
+        if len(args) == 1:
+            return f"[{_PLAIN[type(args[0])](args[0])}]"
         return "[" + ", ".join([_PLAIN[type(arg)](arg) for arg in args]) + "]"
     except KeyError:
         return _encode(args)
@@ -90,7 +95,7 @@ def _is_suspicious(text: str) -> bool:
     \\u0000 and \\ud800-\\udfff are how JSON spells NUL and surrogates. A pair of surrogates is an ordinary character,
     and the letters may also stand behind an escaped backslash.
     """
-    return "\\u0000" in text or "\\ud" in text
+    return "\\u" in text and ("\\u0000" in text or "\\ud" in text)
 
 
 def _normalise(value: Any, complaint: str) -> Any:

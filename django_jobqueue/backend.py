@@ -151,18 +151,18 @@ class JobQueueBackend(BaseTaskBackend):
         """
         Job, now = self._models.Job, timezone.now()
         checked = checked or bool(enqueue_layers())  # a layer may add arguments: they are checked behind it
-        kinds: dict[int, tuple[dict[str, Any], set[Any]]] = {}
+        kinds: dict[int, tuple[dict[str, Any], set[Any], Callable[..., Any]]] = {}
         jobs = []
         for call in calls:
             task, args, kwargs = call.task, call.args, call.kwargs
             if (kind := kinds.get(id(task))) is None:
-                kinds[id(task)] = kind = self._columns(task, now), fitting(task)
-            own, fits = kind
+                kinds[id(task)] = kind = self._columns(task, now), fitting(task), declared_function(task)
+            own, fits, function = kind
             if not checked and ((len(args), *kwargs) if kwargs else len(args)) not in fits:
                 check_arguments(task, args, kwargs)
-            texts = call_as_json(declared_function(task), args, kwargs, takes_context=task.takes_context)
+            texts = call_as_json(function, args, kwargs, takes_context=task.takes_context)
             jobs.append(Job.of(own, args=texts[0], kwargs=texts[1]))
-        return jobs, [own for own, _ in kinds.values()]
+        return jobs, [own for own, _, _ in kinds.values()]
 
     def _columns(self, task: AnyTask, now: datetime) -> dict[str, Any]:
         """What all jobs of this task have in common."""

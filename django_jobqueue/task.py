@@ -320,7 +320,7 @@ def note_declared(task: JobTask[..., Any]) -> None:
             observer(task)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Call:
     """A task with its arguments, not yet enqueued."""
 
@@ -329,6 +329,16 @@ class Call:
     kwargs: dict[str, Any]
     #: Behind others: does it get their result?
     takes_result: bool = True
+
+    def __init__(self, task: AnyTask, args: tuple[Any, ...], kwargs: dict[str, Any], takes_result: bool = True) -> None:
+        # a bulk makes thousands of them, and what a frozen dataclass generates takes twice as long
+        _set_task(self, task)
+        _set_args(self, args)
+        _set_kwargs(self, kwargs)
+        _set_takes_result(self, takes_result)
+
+
+_set_task, _set_args, _set_kwargs, _set_takes_result = (getattr(Call, item.name).__set__ for item in fields(Call))
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,13 +548,12 @@ def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyResult]:
     for call in calls:
         if not isinstance(call, Call):
             raise TypeError(f"enqueue_many takes calls such as task.s(1), not {call!r}.")
-    places: dict[str, list[int]] = {}
-    for place, call in enumerate(calls):
-        places.setdefault(call.task.backend, []).append(place)
-    if len(places) == 1:
-        return _enqueue_with(next(iter(places)), calls)
+    aliases = {call.task.backend: None for call in calls}
+    if len(aliases) == 1:
+        return _enqueue_with(next(iter(aliases)), calls)
     results: dict[int, AnyResult] = {}
-    for alias, own in places.items():
+    for alias in aliases:
+        own = [place for place, call in enumerate(calls) if call.task.backend == alias]
         results.update(zip(own, _enqueue_with(alias, [calls[place] for place in own]), strict=True))
     return [results[place] for place in range(len(calls))]
 

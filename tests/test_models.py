@@ -1,5 +1,7 @@
 """The rows: what they are, in words, without any verb."""
 
+import copy
+import pickle
 from datetime import timedelta
 
 import pytest
@@ -8,8 +10,10 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from model_bakery import baker
 
+from django_jobqueue import enqueue_many
+from django_jobqueue.lifecycle import enqueue
 from django_jobqueue.models import Attempt, Job, Queue, Worker
-from django_jobqueue.models.job import FINISHED, UNFINISHED
+from django_jobqueue.models.job import FINISHED, UNFINISHED, defaults
 
 from .tasks import noop
 
@@ -131,3 +135,36 @@ def test_a_worker_in_words(status, alive):
     worker = Worker(pk=3, name="host:12", status=status, heartbeat_at=ago)
     assert str(worker) == "host:12 #3" and worker.is_alive is bool(alive)
     assert timedelta(seconds=89) < worker.silence < timedelta(seconds=120)
+
+
+# -- Django's note beside a row
+
+
+IN_LINE = {**defaults(), "backend": "default", "max_attempts": 1, "enqueued_at": timezone.now()}
+
+
+@pytest.mark.parametrize("number", [1, 5, 50], ids=["INSERT", "INSERT of many", "COPY"])
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_a_job_knows_whether_it_is_saved_and_where(transactional_db, number, looked_at):
+    jobs = [Job.of(IN_LINE, task_path="tests.tasks.noop", args="[]", kwargs="{}") for _ in range(number)]
+    if looked_at:
+        assert [(job._state.adding, job._state.db) for job in jobs] == [(True, None)] * number
+    enqueue(jobs, "default")
+    assert [(job._state.adding, job._state.db) for job in jobs] == [(False, "default")] * number
+    assert jobs[0].place is not None, "read on first use, from the database that it is in"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda job: pickle.loads(pickle.dumps(job))])
+@pytest.mark.parametrize("using", [None, "default"])
+def test_a_job_that_nobody_has_looked_at_can_be_copied_and_pickled(duplicate, using):
+    job = Job.of(defaults(), using, id=7)
+    other = duplicate(job)
+    assert other == job and other is not job
+    assert (other._state.adding, other._state.db) == (using is None, using)
+    other._state.fields_cache["batch"] = None
+    assert not job._state.fields_cache, "each has its own"
+
+
+def test_jobs_that_nobody_looks_at_have_no_note(transactional_db):
+    results = enqueue_many([noop.s() for _ in range(50)])
+    assert not any("_state" in job.__dict__ for job in results._jobs), "to make one takes as long as to make the job"

@@ -130,8 +130,7 @@ class Dialect(Limits):
     def _inserted(self, jobs: Sequence[Job], ids: Iterable[int]) -> None:
         """The jobs have got these ids."""
         for job, number in zip(jobs, ids, strict=True):
-            job.id = number
-            job._state.adding, job._state.db = False, self.using
+            job.is_inserted(number, self.using)
         forget_places(jobs)
 
     def insert_telling(self, job: Job, lane: Lane, takes_turn: Callable[[str], bool]) -> bool:

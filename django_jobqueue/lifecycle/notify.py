@@ -52,9 +52,9 @@ MANY = 200
 def enqueued(jobs: Iterable[Job], using: str) -> None:
     """These jobs were saved: wake workers for those in line. Workers also need to learn of what is due very soon."""
     lanes: set[tuple[str, int]] = set()
-    soon = False
+    soon, waiting = False, Job.Status.WAITING.value
     for job in jobs:
-        if job.status == Job.Status.WAITING:
+        if job.status == waiting:
             soon = soon or not job.waiting_for  # for a slot, which it may get at once
         elif job.__dict__.get("place", 0) is not None:  # not read back: in line
             lanes.add((job.queue_name, job.priority))

@@ -103,6 +103,20 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.filter(status__in=UNFINISHED)
 
 
+class LazyState:
+    """Django's note beside a row, whether it is saved and in which database, made when somebody asks for it: nobody
+    does for most jobs of a bulk or a claim, and to make and discard it takes as long as the job itself.
+    """
+
+    def __get__(self, job: Job | None, owner: Any = None) -> Any:
+        if job is None:
+            return self
+        state = job.__dict__["_state"] = ModelState()
+        state.db = job.__dict__.get("_made_in")
+        state.adding = state.db is None
+        return state
+
+
 class Job(models.Model):
     """One enqueued call of a task: what to run, where it stands, what it came to.
 
@@ -236,6 +250,7 @@ class Job(models.Model):
     )
 
     objects = JobQuerySet.as_manager()
+    _state = LazyState()
 
     class Meta:
         verbose_name = _("job")
@@ -311,6 +326,10 @@ class Job(models.Model):
     def __str__(self) -> str:
         return f"{self.task_name} #{self.pk}"
 
+    def __getstate__(self) -> Any:
+        self._state  # noqa: B018 - it must be there: Django copies it
+        return super().__getstate__()
+
     @classmethod
     def of(cls, columns: Iterable[tuple[str, Any]], using: str | None = None, **others: Any) -> Job:
         """The job with these column values; ``using`` is the database that it is in, None for an unsaved one.
@@ -320,10 +339,15 @@ class Job(models.Model):
         loaded on first use, as always. JSON may stay text until ``decode``.
         """
         job = cls.__new__(cls)
-        state = ModelState()
-        state.adding, state.db = using is None, using
-        job.__dict__ = dict(columns, _state=state, **others)
+        job.__dict__ = dict(columns, _made_in=using, **others)
         return job
+
+    def is_inserted(self, number: int, using: str) -> None:
+        """Note that a statement of ours has saved it under this number."""
+        columns = self.__dict__
+        columns["id"], columns["_made_in"] = number, using
+        if (state := columns.get("_state")) is not None:
+            state.adding, state.db = False, using
 
     def decode(self) -> None:
         """Make the JSON columns data, where they are text. Raise ``ValueError`` for a row that is no call."""

@@ -103,8 +103,8 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
             elif payload is None or sqlstate(error)[:2] not in NOT_TOLD:
                 raise
             row = self._row(connection, sql, params, False)
-        job.id, job.place, session, *told = row
-        job._state.adding, job._state.db = False, self.using
+        number, job.place, session, *told = row
+        job.is_inserted(number, self.using)
         if session != connection.connection.info.backend_pid:  # a pooler names a session of its own making
             _uses[connection.connection] = NEVER
         return any(told)
@@ -123,8 +123,8 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
             _uses[connection.connection] = NEVER
             rows = self._returned(connection, INSERT_MANY, params, False)
         for job, (number, place, _) in zip(jobs, rows, strict=True):
-            job.id, job.place = number, place
-            job._state.adding, job._state.db = False, self.using
+            job.place = place
+            job.is_inserted(number, self.using)
         if rows[0][-1] != connection.connection.info.backend_pid:
             _uses[connection.connection] = NEVER
 
@@ -181,8 +181,7 @@ class PostgreSQLEnqueue(PostgreSQLSession, Dialect):
             while some := "".join(islice(lines, AT_ONCE)):
                 target.write(some)
         for job, number in zip(jobs, ids, strict=True):
-            job.id = int(number)
-            job._state.adding, job._state.db = False, self.using
+            job.is_inserted(int(number), self.using)
 
     def _lines(self, jobs: list[Job], ids: list[str], end: str) -> Iterator[str]:
         known: dict[tuple[Any, ...], str] = {}
