@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from . import databases
+from . import databases, emptying
+
+emptying.instead_of_flush()
 
 ROOT = Path(__file__).parent.parent
 
