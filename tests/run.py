@@ -5,6 +5,10 @@ us in without a password join, and so do those that DATABASE_URL and TEST_DATABA
 reached through mysqlclient, Django's own driver, where it could be built, and then PyMySQL gets only what depends on
 the driver; without mysqlclient the whole suite runs through PyMySQL. One suite more than there are processors runs at a
 time, and the checks beside them: queue tests spend much of their time waiting.
+
+Journeys, the tests that start processes, take most of the time. All of them run on SQLite, on MariaDB or MySQL, and on
+one PostgreSQL, a server rather than the one out of the wheel; a further PostgreSQL, and each suite with
+``--journeys core``, runs the core ones only. ``--journeys all`` runs all of them everywhere.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ from . import databases
 ROOT = Path(__file__).parent.parent
 PATIENCE = 3600.0  # seconds for one suite; far more than it needs, even beside others on a slow machine
 AT_ONCE = 1 + (os.cpu_count() or 1)  # suites; with more of them a worker under test may lose its lease to the load
+#: For pytest's -m: all tests but journeys, and the core ones of these.
+CORE = "not processes or core"
 KEYS = ("sqlite", "pg18", "postgresql", "mariadb", "mysql")
 #: What depends on the driver: it runs through each of them.
 DRIVER_TESTS = ["tests/dialects", "tests/conformance", "tests/journeys/test_database_faults.py"]
@@ -79,6 +85,11 @@ class Suite:
     url: str
     pytest_args: list[str]
     driver: str | None = None
+    core: bool = False
+
+    @property
+    def arguments(self) -> list[str]:
+        return [*(("-m", CORE) if self.core else ()), *self.pytest_args]
 
     def environment(self) -> dict[str, str]:
         env = {**os.environ, "DATABASE_URL": self.url}
@@ -97,7 +108,7 @@ def main() -> int:
     with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
         running = [] if options.fast else [beside.submit(run_check, name) for name in checks_to_run()]
         found, missing = find_databases(options.only, stack)
-        suites = run_suites(plan_suites(found, pytest_args)) + missing
+        suites = run_suites(plan_suites(found, pytest_args, options.journeys)) + missing
         checks = [check.result() for check in running]
         suites += missing_driver(found)
     print_summary(checks, suites, time.monotonic() - started)
@@ -122,6 +133,9 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--fast", action="store_true", help="only the suite: no lint, no types, no docs")
     parser.add_argument("--only", action="append", choices=KEYS, help="only on this database; may be repeated")
+    parser.add_argument(
+        "--journeys", choices=("core", "all"), help="run only the core journeys, or all, on each database"
+    )
     parser.add_argument("--totals", type=Path, help="append the names and totals to this file, for another program")
     return parser.parse_known_args()
 
@@ -185,9 +199,13 @@ def servers() -> Iterator[str]:
 # --- suites
 
 
-def plan_suites(urls: list[str], pytest_args: list[str]) -> list[Suite]:
+def plan_suites(urls: list[str], pytest_args: list[str], journeys: str | None = None) -> list[Suite]:
     """Return the suites to run, short ones last."""
     suites = [Suite(url, pytest_args) for url in urls]
+    postgresql = [suite for suite in suites if urlsplit(suite.url).scheme in databases.POSTGRES]
+    for suite in suites:
+        suite.core = journeys == "core" or (journeys is None and suite in postgresql[:-1])  # servers are found last
+    suites.sort(key=lambda suite: suite.core)
     if databases.mysql_driver() == databases.PYMYSQL:
         return suites
     chosen = any(Path(argument.partition("::")[0]).exists() for argument in pytest_args)
@@ -223,7 +241,7 @@ def run_suite(suite: Suite, talk: bool = False) -> Verdict:
         report, log = Path(directory, "report.xml"), Path(directory, "log")
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", f"--junitxml={report}", *suite.pytest_args],
+                [sys.executable, "-m", "pytest", f"--junitxml={report}", *suite.arguments],
                 env=suite.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=None if talk else output,

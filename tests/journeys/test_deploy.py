@@ -17,7 +17,7 @@ from django_jobqueue.models import Attempt, Job, Worker
 from .conftest import is_working, outcomes, statuses, wait_for_exit
 from .tasks import async_work, patient, work
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.processes, pytest.mark.core, pytest.mark.timeout(120)]
 
 #: What comes of a stop is for each database to show; that Ctrl-C is one too is not.
 both = pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def seed() -> int:
 
 
 @pytest.mark.processes
+@pytest.mark.core
 @pytest.mark.timeout(900)
 def test_g2_g3_no_job_is_lost_or_run_twice_at_a_time_under_kill_9(queue_db, start_worker, journal, eventually, seed):
     print(f"JOURNEY_SEED={seed}")  # noqa: T201

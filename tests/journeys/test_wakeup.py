@@ -26,7 +26,7 @@ from tests.tasks import noop
 from .conftest import is_working, unfinished
 from .policy_tasks import of_tenant
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.processes, pytest.mark.core, pytest.mark.timeout(120)]
 
 #: Seconds for which an idle worker is watched: long against its pauses, which are drawn by lot, so that their mean
 #: counts; and short of its first prune.

@@ -10,7 +10,7 @@ from django_jobqueue.models import Attempt, Job, Worker
 from .conftest import outcomes, statuses, stopped, unfinished, wait_for_exit
 from .tasks import async_work, work
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.processes, pytest.mark.core, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize(

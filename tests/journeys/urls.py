@@ -1,0 +1,3 @@
+"""No URLs: worker processes serve no pages."""
+
+urlpatterns: list = []
