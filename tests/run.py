@@ -133,9 +133,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--fast", action="store_true", help="only the suite: no lint, no types, no docs")
     parser.add_argument("--only", action="append", choices=KEYS, help="only on this database; may be repeated")
-    parser.add_argument(
-        "--journeys", choices=("core", "all"), help="run only the core journeys, or all, on each database"
-    )
+    parser.add_argument("--journeys", choices=("core", "all"), help="which journeys every suite runs")
     parser.add_argument("--totals", type=Path, help="append the names and totals to this file, for another program")
     return parser.parse_known_args()
 
