@@ -258,15 +258,15 @@ class JobQueueBackend(BaseTaskBackend):
         result: AnyResult = self._results.result_of(job, job.past_attempts, self._results.task_of(job, self))
         return result
 
-    def wait(self, result_id: str, timeout: float | None) -> bool:
+    def wait_for_end(self, result_id: str, timeout: float | None) -> bool:
         """Wait until the job is over; False if it is not by then."""
         with self._missing(result_id):
-            over: bool = self._lifecycle.waiting.wait(_number(result_id), self.database, timeout)
+            over: bool = self._lifecycle.waiting.wait_for_end(_number(result_id), self.database, timeout)
         return over
 
-    async def await_(self, result_id: str, timeout: float | None) -> bool:
+    async def await_for_end(self, result_id: str, timeout: float | None) -> bool:
         with self._missing(result_id):
-            over: bool = await self._lifecycle.waiting.await_(_number(result_id), self.database, timeout)
+            over: bool = await self._lifecycle.waiting.await_for_end(_number(result_id), self.database, timeout)
         return over
 
     @contextmanager

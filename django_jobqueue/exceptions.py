@@ -33,7 +33,7 @@ class ArchiveFailed(JobQueueError):
 
 
 class JobFailed(JobQueueError):
-    """Raised by ``result.wait()`` for a job that has failed or was cancelled. ``result`` is its ``TaskResult``."""
+    """Raised by ``result.get()`` for a job that has failed or was cancelled. ``result`` is its ``TaskResult``."""
 
     def __init__(self, result: Any) -> None:
         super().__init__(result)
@@ -46,7 +46,7 @@ class JobFailed(JobQueueError):
 
 
 class WaitInTransaction(JobQueueError, RuntimeError):
-    """``result.wait()`` in a transaction in which the job's end could not be seen."""
+    """``result.get()`` in a transaction in which the job's end could not be seen."""
 
 
 class Cancelled(JobQueueError):

@@ -226,17 +226,19 @@ class ForeignResult(TaskResult):  # type: ignore[type-arg]
 
     __slots__ = ()
 
-    def wait(self, timeout: float | timedelta | None = None) -> Any:
-        """What the task returned. Raise ``TimeoutError`` and ``JobFailed`` as our results do, and
-        ``NotImplementedError`` if the job has not ended and the backend cannot tell when it does.
+    def get(self, timeout: float | timedelta | None = None) -> Any:
+        """Wait until the job is over, and return what the task returned.
+
+        Raise ``TimeoutError`` and ``JobFailed`` as our results do, and ``NotImplementedError`` if the job has not ended
+        and the backend cannot tell when it does.
         """
         for rest in self._looks(timeout):
             time.sleep(rest)
             self.refresh()
         return self._value()
 
-    async def await_(self, timeout: float | timedelta | None = None) -> Any:
-        """``wait`` for async code."""
+    async def aget(self, timeout: float | timedelta | None = None) -> Any:
+        """``get`` for async code."""
         for rest in self._looks(timeout):
             await asyncio.sleep(rest)
             await self.arefresh()

@@ -59,7 +59,7 @@ else:
 
 
 class JobResult(_TaskResult[P, R]):
-    """Django's ``TaskResult``, which can also be waited for."""
+    """Django's ``TaskResult``, and ``get`` and ``aget`` to wait for it, as Celery's results have."""
 
     __slots__ = ("_attempts",)
     _attempts: int
@@ -80,22 +80,22 @@ class JobResult(_TaskResult[P, R]):
             object.__setattr__(self, name, getattr(newer, name))
         object.__setattr__(self, "_attempts", newer.attempts)
 
-    def wait(self, timeout: float | timedelta | None = None) -> R:
+    def get(self, timeout: float | timedelta | None = None) -> R:
         """Wait until the job is over, and return what the task returned.
 
         Raise ``TimeoutError`` if that takes longer than ``timeout``, seconds or a timedelta; ``JobFailed`` if the job
         has failed or was cancelled; ``WaitInTransaction`` in a transaction, where its end could not be seen.
         """
         if not self.is_finished:
-            if not _backend_of(self).wait(self.id, _seconds(timeout)):
+            if not _backend_of(self).wait_for_end(self.id, _seconds(timeout)):
                 raise _too_late(self, timeout)
             self.refresh()
         return self._value()
 
-    async def await_(self, timeout: float | timedelta | None = None) -> R:
-        """``wait`` for async code."""
+    async def aget(self, timeout: float | timedelta | None = None) -> R:
+        """``get`` for async code: ``await result.aget(timeout=5)``."""
         if not self.is_finished:
-            if not await _backend_of(self).await_(self.id, _seconds(timeout)):
+            if not await _backend_of(self).await_for_end(self.id, _seconds(timeout)):
                 raise _too_late(self, timeout)
             await self.arefresh()
         return self._value()

@@ -114,9 +114,9 @@ OPTIONS = {
 def test_a_task_with_all_our_options_is_declared_enqueued_and_waited_for(immediate):
     declared = task(**OPTIONS)(plainly)
     assert isinstance(declared, JobTask) and declared.schedule and declared.max_attempts == 3
-    assert declared.enqueue(1).wait(timeout=5) == 3
+    assert declared.enqueue(1).get(timeout=5) == 3
     assert (
-        declared.using(unique=False, timeout=2, keep=None, max_attempts=1, if_failed="run").enqueue(1, b=5).wait() == 6
+        declared.using(unique=False, timeout=2, keep=None, max_attempts=1, if_failed="run").enqueue(1, b=5).get() == 6
     )
     assert declared.s(1).args == (1,)
     assert declared.enqueue(2).return_value == 4
@@ -133,7 +133,7 @@ def test_djangos_own_tasks_stay_as_they_are(immediate):
 @pytest.mark.parametrize("function", [contextual, acontextual])
 def test_the_context_has_our_methods(immediate, function):
     declared = task(takes_context=True, timeout=5)(function)
-    assert declared.enqueue(1).wait() == [None, None, 5, 7]
+    assert declared.enqueue(1).get() == [None, None, 5, 7]
 
 
 def test_what_the_context_cannot_have_names_the_backend(immediate):
@@ -155,7 +155,7 @@ def test_what_the_context_cannot_have_names_the_backend(immediate):
 
 def test_one_after_another_and_side_by_side(immediate):
     steps = chain(batch.one.s(), batch.add.s(2), batch.aadd.s(more=10)).enqueue()
-    assert [result.wait() for result in steps] == [1, 3, 13] and steps.batch_id is None
+    assert [result.get() for result in steps] == [1, 3, 13] and steps.batch_id is None
     steps = group(batch.one.s(), chain(batch.one.s(), batch.add.s(5)), name="all").then(batch.show.s()).enqueue()
     assert steps[-1].return_value == [[[1, 6]], {}] and len(steps) == 4
     assert asyncio.run(chain(batch.one.s(), batch.add.si(2)).aenqueue())[-1].return_value == 3
@@ -175,7 +175,7 @@ def test_what_becomes_of_the_rest(immediate, if_failed, status, error):
     else:
         assert steps[1].errors[0].exception_class_path.endswith(error) and not steps[1].worker_ids
         with pytest.raises(JobFailed, match="fails has not succeeded"):
-            steps[1].wait()
+            steps[1].get()
 
 
 def test_on_failure_and_finally(immediate):
@@ -186,7 +186,7 @@ def test_on_failure_and_finally(immediate):
 
 
 def test_after(immediate):
-    assert noop.using(after=noop.enqueue()).enqueue().wait() is None
+    assert noop.using(after=noop.enqueue()).enqueue().get() is None
     failed = fail.enqueue()
     assert noop.using(after=[failed], if_failed="fail").enqueue().errors[0].traceback == "fail has not succeeded."
     assert asyncio.run(async_add.using(after=failed, if_failed="run").aenqueue(1, 2)).return_value == 3
@@ -210,10 +210,10 @@ def test_a_batch_grows_while_it_runs(immediate):
 
 def test_what_has_failed_says_so(immediate):
     with pytest.raises(JobFailed, match="no"):
-        fail.enqueue().wait()
+        fail.enqueue().get()
 
     async def wait():
-        return await (await async_add.aenqueue(1, 2)).await_()
+        return await (await async_add.aenqueue(1, 2)).aget()
 
     assert asyncio.run(wait()) == 3
 
@@ -248,9 +248,9 @@ def test_dummy_records_all(dummy):
 def test_nothing_ends_under_dummy_so_it_cannot_be_waited_for(dummy):
     result = noop.enqueue()
     with pytest.raises(NotImplementedError, match=r"noop has not ended, and the backend 'default', DummyBackend,"):
-        result.wait(1)
+        result.get(1)
     with pytest.raises(NotImplementedError):
-        asyncio.run(result.await_(1))
+        asyncio.run(result.aget(1))
     assert isinstance(noop.get_result(result.id), ForeignResult)
 
 
@@ -266,16 +266,16 @@ def test_a_backend_without_chains_says_so_before_anything_is_enqueued(settings):
     assert task_backends["default"].results == {}
     assert len(group(noop.s(), noop.s()).enqueue()) == len(task_backends["default"].results) == 2
     with pytest.raises(NotImplementedError, match="Elsewhere"):
-        noop.enqueue().wait()
+        noop.enqueue().get()
 
 
 def test_a_backend_that_tells_can_be_waited_for(settings):
     settings.TASKS = only("tests.test_foreign.Telling")
     result = noop.enqueue()
     with pytest.raises(TimeoutError, match=r"noop #0 is not over after 0\.05 seconds"):
-        result.wait(timedelta(milliseconds=50))
+        result.get(timedelta(milliseconds=50))
     object.__setattr__(task_backends["default"].results["0"], "status", TaskResultStatus.SUCCESSFUL)
-    assert result.wait(5) is None
+    assert result.get(5) is None
 
 
 @pytest.mark.django_db

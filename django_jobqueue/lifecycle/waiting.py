@@ -34,7 +34,7 @@ REMIND, IDLE = 5.0, 5.0
 RETRY = 30.0
 
 
-def wait(pk: int, using: str, timeout: float | None = None) -> bool:
+def wait_for_end(pk: int, using: str, timeout: float | None = None) -> bool:
     """Wait until the job is over; False if it is not by then. Raise ``Job.DoesNotExist`` if there is none (any more),
     ``WaitInTransaction`` where its end could never be seen.
     """
@@ -50,7 +50,7 @@ def wait(pk: int, using: str, timeout: float | None = None) -> bool:
     return False
 
 
-async def await_(pk: int, using: str, timeout: float | None = None) -> bool:
+async def await_for_end(pk: int, using: str, timeout: float | None = None) -> bool:
     """The same for async code."""
     is_over = sync_to_async(_is_over)
     if await is_over(pk, using):

@@ -40,7 +40,7 @@ def nobody_listens_afterwards():
 
 
 def await_it(result, way, timeout=20.0):
-    return result.wait(timeout) if way == "sync" else async_to_sync(result.await_)(timeout)
+    return result.get(timeout) if way == "sync" else async_to_sync(result.aget)(timeout)
 
 
 @task
@@ -73,7 +73,7 @@ def waiter(result, found) -> threading.Thread:
     """A thread that waits, and puts what it has found there."""
 
     def wait():
-        found.append(result.wait(20))
+        found.append(result.get(20))
         connection.close()
 
     thread = threading.Thread(target=wait)
@@ -140,13 +140,13 @@ def test_in_a_transaction_its_end_could_not_be_seen():
     with transaction.atomic():
         result = noop.enqueue()
         with pytest.raises(WaitInTransaction, match="Wait after the commit"):
-            result.wait(5)
+            result.get(5)
     job = steps.take_one(steps.worker())
     with transaction.atomic(), pytest.raises(WaitInTransaction):
-        result.wait(5)
+        result.get(5)
     steps.end(job, steps.succeeded(7))
     with transaction.atomic():
-        assert result.wait(5) == 7, "what is over can be seen"
+        assert result.get(5) == 7, "what is over can be seen"
 
 
 def test_a_job_that_was_never_enqueued_has_failed():
@@ -154,7 +154,7 @@ def test_a_job_that_was_never_enqueued_has_failed():
     object.__setattr__(result, "id", "")
     object.__setattr__(result, "status", "FAILED")
     with pytest.raises(JobFailed):
-        result.wait(0)
+        result.get(0)
 
 
 def test_results_are_compared_and_copied_as_ever():
@@ -173,7 +173,7 @@ def test_many_may_wait_for_many(eventually):
     threads = [waiter(result, found) for result in results for _ in range(3)]
 
     async def all_of_them():
-        return await asyncio.gather(*(result.await_(20) for result in results))
+        return await asyncio.gather(*(result.aget(20) for result in results))
 
     with working():
         assert async_to_sync(all_of_them)() == [0.05] * 4
@@ -240,11 +240,11 @@ def test_the_thread_ends_when_nobody_waits_any_more(notifications, monkeypatch, 
     job = steps.started(noop)
     result = noop.get_result(str(job.pk))
     with soon(lambda: steps.end(job, steps.succeeded())):
-        result.wait(10)
+        result.get(10)
     (ear,) = waiting._ears.values()
     eventually(lambda: ear._thread is None)
     with pytest.raises(TimeoutError):
-        noop.enqueue().wait(0.1)
+        noop.enqueue().get(0.1)
     assert ear._thread is not None, "and begins again"
 
 
