@@ -36,7 +36,19 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 import django_jobqueue
-from django_jobqueue import backoff, checks, conf, exceptions, keys, lifecycle, middleware, models, stats, tracebacks
+from django_jobqueue import (
+    backoff,
+    checks,
+    conf,
+    exceptions,
+    keys,
+    lifecycle,
+    middleware,
+    models,
+    operations,
+    stats,
+    tracebacks,
+)
 from django_jobqueue.admin import changelist, job_page, pagination
 from django_jobqueue.compat import InvalidTask
 from django_jobqueue.dialects import channel, draw
@@ -211,9 +223,14 @@ def test_every_field_and_word_of_the_models_is_documented():
     assert not missing([*models.Job.Status.values, *models.Worker.Status.values, *State], text)
 
 
-def test_verbs_for_people_are_documented_as_they_are():
-    for name, parameters in re.findall(r"^\| `(\w+)\((.*)\)` \|", page("reference/models.md"), re.MULTILINE):
-        signature = inspect.signature(getattr(lifecycle, name))
+def test_operations_are_documented_as_they_are():
+    documented = re.findall(r"^\| `(\w+)\((.*)\)` \|", page("reference/models.md"), re.MULTILINE)
+    functions = {name for name in operations.__all__ if inspect.isfunction(getattr(operations, name))}
+    assert {name for name, _ in documented} == functions
+    for name, parameters in documented:
+        function = getattr(operations, name)
+        assert re.search(r"\b(Return|Raise)\b", function.__doc__), f"{name}: what does it return or raise?"
+        signature = inspect.signature(function)
         for parameter in re.findall(r"(\w+)(?:=[^,]*)?", re.sub(r'"\w*"', "", parameters)):
             assert parameter in signature.parameters, f"{name}({parameter})"
 

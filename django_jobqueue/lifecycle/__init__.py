@@ -27,7 +27,7 @@ from .claim import (
     release,
 )
 from .compose import enqueue_batch, enqueue_behind, enqueue_beside
-from .control import Cancelled, cancel, move, reprioritise, reschedule, retry, retry_all, run_now
+from .control import Cancelled, cancel, move, reschedule, retry, retry_all, run_now, set_priority
 from .enqueue import enqueue, together
 from .finish import Run, finish
 from .follow import find_strays, follow_up
@@ -76,7 +76,6 @@ __all__ = [
     "release",
     "renew",
     "report",
-    "reprioritise",
     "reschedule",
     "resume",
     "resume_schedule",
@@ -87,6 +86,7 @@ __all__ = [
     "return_held",
     "run_now",
     "run_schedule_now",
+    "set_priority",
     "sign_off",
     "synchronise",
     "together",

@@ -19,8 +19,8 @@ CANCELLED_IN_ORDER = (Job.Status.WAITING, Job.Status.READY, Job.Status.RUNNING)
 
 
 def cancel_batch(batch_id: int, using: str | None = None) -> control.Cancelled:
-    """Cancel what has not started, ask what runs to stop, and let nobody add to the batch any more. What ``finally_``
-    has added runs all the same, once the rest has ended.
+    """Cancel the batch's jobs that have not started, ask running ones to stop, and close the batch: nothing can be
+    added to it. Jobs added with ``finally_`` still run once the others have ended. Return both numbers.
     """
     using = write_route(using)
     close_batch(batch_id, using)
@@ -30,7 +30,9 @@ def cancel_batch(batch_id: int, using: str | None = None) -> control.Cancelled:
 
 
 def retry_batch(batch_id: int, using: str | None = None) -> int:
-    """Run again what has failed or was cancelled, and what comes behind it; how many are in line at once."""
+    """Run failed and cancelled jobs of the batch again, and the jobs that depend on them. Return the number of jobs
+    that are in line now.
+    """
     using = write_route(using)
     open_batch(batch_id, using)
     statuses, rows = (Job.Status.FAILED, Job.Status.CANCELLED), Job.objects.using(using)

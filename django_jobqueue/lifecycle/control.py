@@ -55,10 +55,11 @@ class Retrying:
 
 
 def retry(jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None) -> int:
-    """Put failed and cancelled jobs back in line with a full set of attempts; how many. Others are left alone, and so
-    are those whose unique key another job has by now, and those that have waited in vain for a job that is not retried.
+    """Put failed and cancelled jobs back in line, each with a full set of attempts. Return the number of jobs retried.
 
-    The attempts so far stay on record. Jobs that were ended because one of these had not succeeded wait for it again.
+    Skip jobs with another status, jobs whose unique key another job has taken, and jobs that were ended because a job
+    they depend on did not succeed, unless that job is retried too. Earlier attempts stay on record. Jobs that were
+    ended because one of these jobs had not succeeded wait for it again.
     """
     return retry_all(jobs, using, limit=limit, progress=progress).retried
 
@@ -66,7 +67,7 @@ def retry(jobs: Jobs, using: str | None = None, *, limit: int | None = None, pro
 def retry_all(
     jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None
 ) -> Retried:
-    """``retry`` that also says how many were left alone for their unique keys."""
+    """Do the same as ``retry``. Return also the number of jobs skipped because another job has their unique key."""
     retrying = Retrying()
     done = apply(retrying.change, jobs, using, limit=limit, progress=_total(progress))
     return Retried(sum(done), retrying.held)
@@ -75,16 +76,16 @@ def retry_all(
 def cancel(
     jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None
 ) -> Cancelled:
-    """Cancel jobs: those that have not started at once; running ones are asked to stop. Finished ones are left alone.
+    """Cancel jobs that have not started, and ask running jobs to stop. Skip finished jobs. Return both numbers.
 
-    A running job that was asked ends CANCELLED unless it succeeds or fails for good first; it is never retried.
+    A running job ends CANCELLED unless it succeeds or fails for good first. It is never retried.
     """
     cancelled, requested, back = apply(CANCEL, jobs, using, limit=limit, progress=_total(progress))
     return Cancelled(cancelled + back, requested)
 
 
 def run_now(jobs: Jobs, using: str | None = None, *, limit: int | None = None, progress: Report | None = None) -> int:
-    """Put scheduled jobs in line at once; how many."""
+    """Put scheduled jobs in line now. Return the number of jobs changed."""
     return sum(apply(RUN_NOW, jobs, using, limit=limit, progress=_total(progress)))
 
 
@@ -96,14 +97,20 @@ def move(
     limit: int | None = None,
     progress: Report | None = None,
 ) -> int:
-    """Move jobs that have not started to another queue, each with its place in line; how many were not there yet."""
+    """Move jobs that have not started to another queue. Each keeps its place in line. Return the number of jobs moved.
+
+    Raise ``ValueError`` for a name that no queue can have.
+    """
     return sum(apply(to_queue(queue_name), jobs, using, limit=limit, progress=_total(progress)))
 
 
-def reprioritise(
+def set_priority(
     jobs: Jobs, priority: int, using: str | None = None, *, limit: int | None = None, progress: Report | None = None
 ) -> int:
-    """Give jobs that have not started another priority, each with its place in line; how many had not had it."""
+    """Change the priority of jobs that have not started. Each keeps its place in line.
+
+    Return the number of jobs changed. Raise ``ValueError`` for a priority that is not between -100 and 100.
+    """
     return sum(apply(to_priority(priority), jobs, using, limit=limit, progress=_total(progress)))
 
 
@@ -115,7 +122,10 @@ def reschedule(
     limit: int | None = None,
     progress: Report | None = None,
 ) -> int:
-    """Let ready jobs start at that time and no sooner; how many. None or a time that is past: scheduled ones now."""
+    """Set the earliest start of ready jobs, an aware datetime. Return the number of jobs changed.
+
+    None, or a time in the past, puts scheduled jobs in line now.
+    """
     return sum(apply(to_time(run_after), jobs, using, limit=limit, progress=_total(progress)))
 
 

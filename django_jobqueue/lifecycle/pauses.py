@@ -34,8 +34,8 @@ def pause(
     task: str | AnyTask | None = None,
     key: str | None = None,
 ) -> bool:
-    """Let no worker claim from the queue any more, or jobs of the task, or start any under the key of a concurrency
-    or rate limit. Running jobs go on. False if it was paused already.
+    """Stop workers from claiming jobs of a queue, of a task (or its path), or under the key of a concurrency or rate
+    limit: pass one of the three. Running jobs continue. Return False if it was paused already.
     """
     using = write_route(using)
     if queue_name is not None and task is None and key is None:
@@ -55,7 +55,7 @@ def resume(
     task: str | AnyTask | None = None,
     key: str | None = None,
 ) -> bool:
-    """End a pause: what is in line is claimed again, what was put off comes back in line. False if there was none."""
+    """Resume a paused queue, task or key: workers claim its jobs again. Return False if it was not paused."""
     using = write_route(using)
     if queue_name is not None and task is None and key is None:
         paused = Queue.objects.using(using).filter(name=queue_name, paused_at__isnull=False)

@@ -41,11 +41,11 @@ def prune(
     archive: Archive | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Delete jobs that finished more than ``older_than`` seconds ago; how many. ``batches`` bounds the work.
+    """Delete jobs that finished more than ``older_than`` seconds ago. Return the number of jobs deleted.
 
-    ``older_than`` may say it by status; None is for ever. A job that says itself how long it is to be kept goes by
-    that alone. ``archive`` is called with the jobs of each batch before they are deleted, in the same transaction.
-    With ``dry_run`` nothing is deleted.
+    ``older_than`` may be a dictionary by status; None keeps jobs for ever. A job with a time of its own (``keep``) goes
+    by that alone. ``archive`` is called with each batch of jobs before its deletion, in the same transaction; raise
+    ``ArchiveFailed`` if it raises. ``batches`` limits the number of batches. With ``dry_run`` nothing is deleted.
     """
     using = write_route(using)
     pruner = DryRun(using, older_than) if dry_run else Pruner(using, older_than, archive)

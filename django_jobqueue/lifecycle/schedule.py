@@ -77,9 +77,10 @@ def fire(pk: int, using: str) -> list[int] | None:
 
 
 def run_schedule_now(pk: int, using: str | None = None) -> int | None:
-    """Enqueue the schedule's job at once, also while it is paused; the job's number, None if a layer dropped it.
+    """Enqueue the schedule's job now, even if the schedule is paused. Return the job's id, or None if a middleware
+    dropped the job.
 
-    The next tick comes as if nothing had happened. Raise what an enqueue raises, or ``Schedule.DoesNotExist``.
+    The next tick is not changed. Raise ``Schedule.DoesNotExist``, or what ``enqueue`` raises.
     """
     using = write_route(using)
 
@@ -90,7 +91,7 @@ def run_schedule_now(pk: int, using: str | None = None) -> int | None:
 
 
 def pause_schedule(pk: int, using: str | None = None) -> bool:
-    """Let the schedule enqueue nothing until it is resumed; False if it was paused already."""
+    """Pause a schedule. Return False if it was paused already. Raise ``Schedule.DoesNotExist``."""
     using = write_route(using)
 
     def pause(schedule: Schedule, now: datetime) -> bool:
@@ -104,7 +105,10 @@ def pause_schedule(pk: int, using: str | None = None) -> bool:
 
 
 def resume_schedule(pk: int, using: str | None = None) -> bool:
-    """Let it go on with the first tick from now; False if it was not paused. The ticks of the pause are not missed."""
+    """Resume a schedule with its first tick from now on; ticks during the pause do not count as missed.
+
+    Return False if it was not paused. Raise ``Schedule.DoesNotExist``.
+    """
     using = write_route(using)
 
     def resume(schedule: Schedule, now: datetime) -> bool:
@@ -118,7 +122,7 @@ def resume_schedule(pk: int, using: str | None = None) -> bool:
 
 
 def retime_schedule(pk: int, using: str | None = None) -> None:
-    """Compute the next tick anew, from now: the times of the row were changed."""
+    """Compute the schedule's next tick from now, after its times were changed. Raise ``Schedule.DoesNotExist``."""
     using = write_route(using)
     _existing(pk, using, restart)
 

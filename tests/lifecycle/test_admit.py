@@ -25,11 +25,11 @@ from django_jobqueue.lifecycle import (
     promote,
     prune,
     reap,
-    reprioritise,
     reschedule,
     resume,
     retry,
     run_now,
+    set_priority,
     waiting_keys,
 )
 from django_jobqueue.middleware.concurrency import Concurrency
@@ -361,7 +361,7 @@ def test_g10_a_step_of_a_chain_waits_for_a_slot_after_what_it_waited_for():
 def test_a_job_that_waits_can_be_cancelled_moved_and_reprioritised():
     first, second, third = several(one_at_a_time)
     assert cancel([first.pk]).cancelled == 1
-    assert move([second.pk], "other") == 1 and reprioritise([third.pk], 9) == 1
+    assert move([second.pk], "other") == 1 and set_priority([third.pk], 9) == 1
     assert let_in() == 1 and statuses(first, second, third) == "CANCELLED WAITING READY"
 
 

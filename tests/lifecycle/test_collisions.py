@@ -185,7 +185,7 @@ def test_a10_after_and_beside(collide):
 
 VERBS = {
     "move": lambda job: lifecycle.move([job], "mail"),
-    "priority": lambda job: lifecycle.reprioritise([job], 7),
+    "priority": lambda job: lifecycle.set_priority([job], 7),
     "reschedule": lambda job: lifecycle.reschedule([job], timezone.now() + timedelta(days=1)),
     "cancel": lambda job: lifecycle.cancel(Job.objects.all()).cancelled,
 }

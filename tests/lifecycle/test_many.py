@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_jobqueue import enqueue_many
-from django_jobqueue.lifecycle import Cancelled, cancel, control, move, reprioritise, reschedule, retry, run_now
+from django_jobqueue.lifecycle import Cancelled, cancel, control, move, reschedule, retry, run_now, set_priority
 from django_jobqueue.lifecycle import portions as module
 from django_jobqueue.lifecycle.changes import CANCEL, RETRY, to_priority, to_queue, to_time
 from django_jobqueue.models import Job
@@ -53,7 +53,7 @@ def test_each_verb_takes_numbers_and_querysets_and_leaves_alone_what_it_cannot_b
     before = queues(jobs)
     assert move(some(), "other") == 3
     assert changed(before, queues(jobs)) == NOT_STARTED
-    assert reprioritise(some(), 7) == 3
+    assert set_priority(some(), 7) == 3
     assert {name for name, job in jobs.items() if fresh(job).priority == 7} == NOT_STARTED
     assert reschedule(some(), timezone.now() + timedelta(hours=2)) == 2
     assert fresh(jobs["ready"]).is_scheduled and fresh(jobs["ready"]).run_after == fresh(jobs["scheduled"]).run_after
@@ -66,7 +66,7 @@ def test_each_verb_takes_numbers_and_querysets_and_leaves_alone_what_it_cannot_b
 def test_nothing_is_done_twice():
     jobs = [enqueue() for _ in range(3)]
     later = timezone.now() + timedelta(hours=1)
-    for verb, value in ((move, "other"), (reprioritise, 3), (reschedule, later), (reschedule, None)):
+    for verb, value in ((move, "other"), (set_priority, 3), (reschedule, later), (reschedule, None)):
         assert verb(Job.objects.all(), value) == len(jobs)
         assert verb(Job.objects.all(), value) == 0
 
@@ -145,14 +145,14 @@ def test_a_job_that_must_run_alone_still_must_when_it_was_moved():
     job = enqueue()
     Job.objects.update(place=-5)
     move([job.pk], "other")
-    reprioritise([job.pk], 9)
+    set_priority([job.pk], 9)
     assert take(new_worker()) == []
     assert [one.pk for one in take(new_worker(), isolated=True)] == [job.pk]
 
 
 def test_a_larger_priority_overtakes():
     first, second = enqueue(), enqueue()
-    reprioritise([second.pk], 1)
+    set_priority([second.pk], 1)
     assert [job.pk for job in take(new_worker(), 5)] == [second.pk, first.pk]
 
 
@@ -276,7 +276,7 @@ def test_workers_are_told(monkeypatch):
     job = enqueue()
     monkeypatch.setattr("django_jobqueue.lifecycle.notify.look", told.append)
     move([job.pk], "other")
-    reprioritise([job.pk], 1)
+    set_priority([job.pk], 1)
     reschedule([job.pk], timezone.now() + timedelta(hours=1))
     run_now([job.pk])
     assert told == [USING] * 4

@@ -76,7 +76,7 @@ def test_a9_verbs_on_a_queryset_write_to_the_primary():
     ready, later, failed = noop.enqueue(), noop.using(run_after=timedelta(hours=1)).enqueue(), fail.enqueue()
     assert everything().db == "replica"
     assert lifecycle.move(everything(pk=ready.id), "mail") == 1 and job(ready).queue_name == "mail"
-    assert lifecycle.reprioritise(everything(pk=ready.id), 7) == 1 and job(ready).priority == 7
+    assert lifecycle.set_priority(everything(pk=ready.id), 7) == 1 and job(ready).priority == 7
     assert lifecycle.reschedule(everything(pk=later.id), timezone.now() + timedelta(days=9)) == 1
     assert lifecycle.run_now(everything(pk=later.id)) == 1 and job(later).place is not None
     assert lifecycle.cancel(everything(pk__in=[ready.id, later.id])).cancelled == 2
