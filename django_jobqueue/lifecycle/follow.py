@@ -294,7 +294,7 @@ def _release(jobs: Sequence[Job], using: str) -> set[Lane]:
     if not jobs:
         return set()
     handed_on, lost = _results_for([job.pk for job in jobs], using)
-    why_not = {pk: RESULT_LOST.format(on) for pk, on in lost.items()} | _too_large(handed_on, using)
+    why_not = {pk: RESULT_LOST.format(on) for pk, on in lost.items()} | _too_large(jobs, handed_on, using)
     for job in jobs:
         if job.pk in why_not:
             _end(job, Rule.FAIL, why_not[job.pk], using)
@@ -365,14 +365,17 @@ def _results_for(ids: Sequence[int], using: str) -> tuple[dict[int, Any], dict[i
     return {job: values if job in listed else values[0] for job, values in found.items()}, lost
 
 
-def _too_large(handed_on: Mapping[int, Any], using: str) -> dict[int, str]:
+def _too_large(jobs: Sequence[Job], handed_on: Mapping[int, Any], using: str) -> dict[int, str]:
     """By job, why it cannot be sent what it gets; else the server hangs up, time and again, and all others wait."""
     found: dict[int, str] = {}
-    for pk, value in handed_on.items():
+    for job in jobs:
+        if job.pk not in handed_on:
+            continue
+        text = json.dumps([handed_on[job.pk], job.args])
         try:
-            get_dialect(using).check_fits("What it was to get, the results of what it waited for,", json.dumps(value))
+            get_dialect(using).check_fits("The results of what it waited for, with its own arguments,", text)
         except DataError as error:
-            found[pk] = str(error)
+            found[job.pk] = str(error)
     return found
 
 

@@ -83,6 +83,8 @@ class Claimer(threading.Thread):
         self.follower = Follower(self.using, self.woken, lambda: self.lanes.reached, self.recovery)
         #: Called when it cannot go on.
         self.fault: Callable[[], None] = desk.stop
+        #: Have the jobs that vanished workers held come back in line? A drain is not over before.
+        self.has_reaped: Callable[[], bool] = lambda: True
         self.claimed = 0
         self.mix = Mix(completer.paces)
         self.wake = threading.Event()
@@ -327,7 +329,8 @@ class Claimer(threading.Thread):
         drain = self.intake.drain
         if drain is None or not self.desk.idle or self.announcer.unannounced or self._more_is_due(drain):
             return
-        was_at_rest = self.follower.is_at_rest  # before the look, which sees all that had been let in by then
+        # before the look, which sees all that had been let in, and had come back, by then
+        was_at_rest, had_reaped = self.follower.is_at_rest, self.has_reaped()
         self.lanes.look_from_the_front()
         if jobs := self._claim(1) if self.lanes.is_narrowed else []:
             self._dispatch(jobs)
@@ -338,6 +341,7 @@ class Claimer(threading.Thread):
             self.follower.look_at_keys()
         elif (
             was_at_rest  # else it may have found some; but nobody waits for slots that others have
+            and had_reaped
             and (self.lanes.is_narrowed or not self.lanes.order)  # else somebody has those in line locked
             and not self._more_is_due(drain)  # again: what was in line at first may have been put off before the look
         ):

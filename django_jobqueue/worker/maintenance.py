@@ -38,14 +38,20 @@ class Maintenance(threading.Thread):
         reaped: Callable[[Sequence[Run]], None],
         look_at_memory: Callable[[], None],
         recovery: Recovery | None = None,
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
-        """``reaped`` is called with the runs that were found lost, ``look_at_memory`` now and then."""
+        """``reaped`` is called with the runs that were found lost, ``look_at_memory`` now and then, ``looked`` once,
+        after the first look for lost jobs.
+        """
         super().__init__(name="jobqueue-maintenance", daemon=True)
         self.using, self.pruner, self.reaped, self.look_at_memory = using, pruner, reaped, look_at_memory
         self.recovery = recovery or Recovery(using)
         self.interval = min(REAP_INTERVAL, lease / 3)
         self._pruned_at = time.monotonic()  # not at once: a worker that has just started has jobs to run
         self._turn = 0
+        self.looked = looked
+        #: Has it looked for lost jobs yet? What it has found is in line by then.
+        self.has_looked = False
         self._behind = 0  # the last of the waiting jobs that were looked at
         self._stopping = threading.Event()
 
@@ -82,8 +88,13 @@ class Maintenance(threading.Thread):
             raise problem
 
     def _reap(self) -> None:
-        if is_anything_to_reap(self.using) and (runs := reap(self.using)):
-            self.reaped(runs)
+        try:
+            if is_anything_to_reap(self.using) and (runs := reap(self.using)):
+                self.reaped(runs)
+        finally:
+            if not self.has_looked:
+                self.has_looked = True
+                self.looked()
 
     def _find_forgotten(self) -> None:
         if self._turn % SELDOM == 0:

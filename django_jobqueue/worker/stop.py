@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError, connections
 
+from ..dialects import get_dialect
 from ..interrupts import WorkerShutdown
 from ..lifecycle import Run
 from ..logs import get_logger
@@ -39,7 +40,8 @@ class Stop:
         worker.claimer.stop()
         if worker.claimer.is_alive():
             worker.claimer.join(10)
-        self._give_back_waiting()
+        with get_dialect(worker.using).session():  # this thread's own connection may have died since the start
+            self._give_back_waiting()
         running = self._interrupt(self._wait_for_running())
         self._write_off(running)
         self._wait_for_writing(running)

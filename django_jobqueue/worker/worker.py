@@ -150,7 +150,9 @@ class Worker:
             reaped=self._reaped,
             look_at_memory=self._look_at_memory,
             recovery=self.recovery,
+            looked=self._wake_claimer,
         )
+        self.claimer.has_reaped = lambda: self.maintenance.has_looked
         # who drains a queue would never come to an end beside a schedule of every second
         self.scheduler = Scheduler(self.using, self._wake_claimer, self.recovery) if intake.drain is None else None
 

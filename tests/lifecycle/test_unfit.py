@@ -165,9 +165,19 @@ def test_g9_results_that_are_too_large_together(text):
     assert (statuses(large)[2], statuses(small)[1]) == ("FAILED", "READY")
     assert set(statuses(gathered)[2:]) <= {"FAILED", "CANCELLED"}, "the job that gathers, and those that wait for it"
     assert re.search(
-        r"results of what it waited for, of [\d,]+ bytes is more than the server takes: max_allowed_packet is [\d,]+\.",
+        r"what it waited for, .* of [\d,]+ bytes is more than the server takes: max_allowed_packet is [\d,]+\.",
         attempts(jobs_of(large)[2])[0].message,
     )
+
+
+@only_mysql
+def test_g9_a_result_and_the_arguments_of_the_call_that_are_too_large_together():
+    with no_hanging_up() as limit:
+        half = "x" * (limit * 6 // 10)
+        large, small = (chain(tasks.one.s(), tasks.add.s(text)).enqueue() for text in (half, "y"))
+        hand_on(half, "x")
+    assert (statuses(large)[1], statuses(small)[1]) == ("FAILED", "READY")
+    assert "max_allowed_packet" in attempts(jobs_of(large)[1])[0].message
 
 
 @only_mysql

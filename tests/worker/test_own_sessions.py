@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 import pytest
 from django.db import OperationalError, connection, connections
 
-from django_jobqueue import task
+from django_jobqueue import enqueue_many, task
 from django_jobqueue.dialects import get_dialect
 from django_jobqueue.dialects.session import Patience
 from django_jobqueue.models import Job, Worker
 
 from ..silence import silent_way
 from ..tasks import add, effect
-from .workers import drain, working
+from .workers import drain, make_worker, working
 
 SERVERS_ONLY = pytest.mark.skipif(connection.vendor == "sqlite", reason="there is no server")
 
@@ -113,9 +114,17 @@ def test_a11_a_worker_notices_that_its_database_was_made_anew(elsewhere, short_p
 # -- silence --------------------------------------------------------------------------------------
 
 
+GATE = threading.Event()
+
+
 @task
 def answer():
     return connection.vendor
+
+
+@task
+def wait():
+    GATE.wait(30)
 
 
 @SERVERS_ONLY
@@ -131,6 +140,35 @@ def test_b8_a_worker_goes_on_when_its_connections_have_died_without_a_word(
         second = answer.enqueue()
         eventually(lambda: Job.objects.get(pk=second.id).status == "SUCCESSFUL", within=20)
         assert time.monotonic() - fell_silent < 15
+
+
+@SERVERS_ONLY
+def test_b8_a_worker_stops_when_the_connection_of_its_main_thread_has_died_without_a_word(
+    elsewhere, short_patience, eventually
+):
+    """It has been idle since the start, and what was claimed ahead is to be given back."""
+
+    def run() -> None:
+        Job.objects.exists()  # as the command does, before it makes the worker
+        worker.run()
+        connections.close_all()
+
+    with silent_way(elsewhere, os.environ["DATABASE_URL"]) as way:
+        worker = make_worker(threads=1, shutdown_timeout=0.5)
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        first = answer.enqueue()
+        eventually(lambda: Job.objects.get(pk=first.id).status == "SUCCESSFUL")
+        way.fall_silent()
+        connections.close_all()
+        GATE.clear()
+        enqueue_many([wait.s() for _ in range(40)])
+        eventually(lambda: Job.objects.running().count() > 1, within=30)
+        worker.stop()
+        thread.join(40)
+        GATE.set()
+        assert not thread.is_alive()
+        assert not Job.objects.running().exists(), "given back, or written"
 
 
 @pytest.mark.once

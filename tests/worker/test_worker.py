@@ -18,10 +18,10 @@ from django_jobqueue.lifecycle import cancel, claim, pause
 from django_jobqueue.middleware import Middleware
 from django_jobqueue.models import Attempt, Job, Queue
 from django_jobqueue.models import Worker as WorkerRow
-from django_jobqueue.worker import claimer
+from django_jobqueue.worker import claimer, maintenance
 from django_jobqueue.worker.completer import Completer
 
-from ..lifecycle.steps import attempts, enqueue, fresh, outcomes, take_one
+from ..lifecycle.steps import attempts, enqueue, fall_silent, fresh, outcomes, take_one
 from ..lifecycle.steps import worker as worker_row
 from ..models import Effect
 from ..tasks import (
@@ -195,6 +195,29 @@ def test_draining_an_empty_queue_ends_at_once():
     began = time.monotonic()
     drain()
     assert time.monotonic() - began < 5
+
+
+def test_draining_waits_for_the_jobs_that_a_vanished_worker_held(monkeypatch):
+    """They come back in line with the first look for lost jobs, which the claimer may be ahead of."""
+    lost = enqueue()
+    holder = worker_row()
+    take_one(holder)
+    fall_silent(holder)
+    worker, has_looked = make_worker(drain=0.2), threading.Event()
+    look, reap = worker.claimer._stop_if_drained, maintenance.reap
+
+    def look_and_tell() -> None:
+        look()
+        has_looked.set()
+
+    def reap_late(using):
+        assert has_looked.wait(20)
+        return reap(using)
+
+    monkeypatch.setattr(worker.claimer, "_stop_if_drained", look_and_tell)
+    monkeypatch.setattr(maintenance, "reap", reap_late)
+    assert worker.run()
+    assert fresh(lost).status == "SUCCESSFUL"
 
 
 def test_draining_waits_for_what_is_due_soon_and_not_for_what_is_due_later():
