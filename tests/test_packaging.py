@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import django_jobqueue
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "django_jobqueue"
+WORKFLOWS = ROOT / ".github" / "workflows"
+
+in_a_checkout = pytest.mark.skipif(not WORKFLOWS.exists(), reason="the sdist has no workflows")
 
 
 def test_version_is_the_newest_in_the_changelog():
@@ -68,3 +72,25 @@ def test_imports_only_go_down():
     lint = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
     result = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@in_a_checkout
+def test_ci_runs_every_environment_of_tox():
+    yaml = pytest.importorskip("yaml", reason="comes with the extra docs")
+    matrix = yaml.safe_load((WORKFLOWS / "ci.yml").read_text())["jobs"]["tests"]["strategy"]["matrix"]
+    pairs = [{"python": python, "django": django} for python, django in product(matrix["python"], matrix["django"])]
+    run = {f"py{pair['python']}-django{pair['django']}" for pair in pairs if pair not in matrix["exclude"]}
+    listed = set()  # py3{12,13}-django{52,60} are four
+    for line in re.findall(r"^    (py\S+)$", (ROOT / "tox.ini").read_text(), re.MULTILINE):
+        parts = [part.split(",") for part in re.split(r"[{}]", line)]
+        listed |= {"".join(chosen) for chosen in product(*parts)}
+    assert {name.replace(".", "") for name in run} == listed
+
+
+@in_a_checkout
+def test_actions_are_pinned_by_commit():
+    used = [line for path in WORKFLOWS.glob("*.yml") for line in re.findall(r"uses: (.*)", path.read_text())]
+    pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+|\./\.github/workflows/\w+\.yml")
+    assert used and [line for line in used if not pinned.fullmatch(line)] == []
+    actions = {line for line in used if "@" in line}
+    assert len({line.partition("@")[0] for line in actions}) == len(actions), "one version of each"
