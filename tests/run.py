@@ -53,6 +53,7 @@ CHECKS = {
     "ruff check": ["-m", "ruff", "check", "."],
     "ruff format": ["-m", "ruff", "format", "--check", "."],
     "mypy": ["-m", "mypy"],
+    "codespell": ["-m", "codespell_lib"],
     "import-linter": ["-c", "from importlinter.cli import lint_imports_command as run; run()"],
     "makemigrations": ["manage.py", "makemigrations", "django_jobqueue", "--check", "--dry-run"],
     "docs": ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"],
