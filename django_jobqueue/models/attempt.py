@@ -54,7 +54,7 @@ class Attempt(models.Model):
     started_at = models.DateTimeField(_("started at"), help_text=_("When the worker began, by the database's clock."))
     finished_at = models.DateTimeField(_("finished at"), help_text=_("When it ended, by the database's clock."))
     outcome = models.CharField(
-        _("outcome"), max_length=12, choices=OutcomeState.choices, help_text=_("What the attempt came to.")
+        _("outcome"), max_length=12, choices=OutcomeState, help_text=_("What the attempt came to.")
     )
     message = models.CharField(
         _("message"), max_length=500, blank=True, default="", help_text=_("The error or the reason in one line.")

@@ -76,7 +76,7 @@ class Dependency(models.Model):
     rule = models.CharField(
         _("rule"),
         max_length=6,
-        choices=Rule.choices,
+        choices=Rule,
         help_text=_("What becomes of the job if the other does not succeed."),
     )
     position = models.PositiveIntegerField(

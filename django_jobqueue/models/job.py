@@ -186,7 +186,7 @@ class Job(models.Model):
         _("losses"), default=0, help_text=_("How often a worker vanished while it had the job.")
     )
     status = models.CharField(
-        _("status"), max_length=10, choices=Status.choices, default=Status.READY, help_text=_("Where the job stands.")
+        _("status"), max_length=10, choices=Status, default=Status.READY, help_text=_("Where the job stands.")
     )
     queue_name = KeyField(
         _("queue"), max_length=100, default="default", help_text=_("The queue that the job waits in.")

@@ -43,7 +43,7 @@ class Pause(models.Model):
     Kind = PauseKind
 
     id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The pause's number."))
-    kind = models.CharField(_("kind"), max_length=4, choices=PauseKind.choices, help_text=_("What is paused."))
+    kind = models.CharField(_("kind"), max_length=4, choices=PauseKind, help_text=_("What is paused."))
     name = KeyField(
         _("name"),
         max_length=255,

@@ -56,7 +56,7 @@ class Schedule(models.Model):
     overlap = models.CharField(
         _("overlap"),
         max_length=10,
-        choices=Overlap.choices,
+        choices=Overlap,
         default=Overlap.ALLOW,
         help_text=_("What to do when the last job is unfinished."),
     )

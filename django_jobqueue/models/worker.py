@@ -41,7 +41,7 @@ class Worker(models.Model):
     status = models.CharField(
         _("status"),
         max_length=10,
-        choices=WorkerStatus.choices,
+        choices=WorkerStatus,
         default=WorkerStatus.RUNNING,
         help_text=_("Whether it runs, stops, has stopped, or vanished."),
     )
