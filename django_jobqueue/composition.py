@@ -10,16 +10,16 @@ import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from inspect import signature
-from typing import Any, NamedTuple, Self, TypeAlias, overload
+from typing import Any, NamedTuple, Self, TypeAlias, cast, overload
 
 from asgiref.sync import sync_to_async
 
 from . import foreign
-from .compat import AnyResult, InvalidTask, task_backends
+from .compat import InvalidTask, task_backends
 from .gathering import gather
 from .middleware.context import current_job
 from .registry import copy_of, declared_function
-from .task import IF_FAILED, Call, Step, is_ours
+from .task import IF_FAILED, AnyJobResult, Call, Step, is_ours
 
 Part: TypeAlias = "Call | Composition"
 
@@ -29,11 +29,11 @@ SHOWN = 3
 WIDE = 3
 
 
-class Enqueued(Sequence[AnyResult]):
+class Enqueued(Sequence[AnyJobResult]):
     """The results of a composition's jobs, in the order in which they were written down; the end's is the last one."""
 
-    def __init__(self, results: Sequence[AnyResult], batch_id: int | None) -> None:
-        self._results = results
+    def __init__(self, results: Sequence[Any], batch_id: int | None) -> None:
+        self._results: Sequence[AnyJobResult] = results
         #: The number of the ``Batch`` that the jobs belong to; None if there are none, and under a backend of another
         #: package.
         self.batch_id = batch_id
@@ -42,12 +42,12 @@ class Enqueued(Sequence[AnyResult]):
         return len(self._results)
 
     @overload
-    def __getitem__(self, place: int) -> AnyResult: ...
+    def __getitem__(self, place: int) -> AnyJobResult: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Sequence[AnyResult]: ...
+    def __getitem__(self, place: slice) -> Sequence[AnyJobResult]: ...
 
-    def __getitem__(self, place: int | slice) -> AnyResult | Sequence[AnyResult]:
+    def __getitem__(self, place: int | slice) -> AnyJobResult | Sequence[AnyJobResult]:
         return self._results[place]
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class group(Composition):  # noqa: N801
     """Side by side: ``group(resize.s(1), resize.s(2)).then(publish.s())``. A group of nothing hands on ``[]``."""
 
 
-def enqueue_beside(calls: Iterable[Call], job: Any = None) -> Sequence[AnyResult]:
+def enqueue_beside(calls: Iterable[Call], job: Any = None) -> Sequence[AnyJobResult]:
     """Enqueue calls beside a job: what waits for it waits for them too, and a list of results gets theirs at its end.
 
     Without ``job``, a result or a number, it is the job that runs here: so a batch grows while it runs. Raise
@@ -163,14 +163,14 @@ def enqueue_beside(calls: Iterable[Call], job: Any = None) -> Sequence[AnyResult
         if not isinstance(call, Call):
             raise TypeError(f"enqueue_beside takes calls such as task.s(1), not {call!r}.")
     if calls and not is_ours(backend := _backend_of(calls)):
-        return foreign.enqueue_beside(backend, calls, job)
+        return cast("Sequence[AnyJobResult]", foreign.enqueue_beside(backend, calls, job))
     if job is None:
         if (context := current_job()) is None:
             raise LookupError("enqueue_beside() was called outside of a job: say beside which, with job=.")
         job = context.job
     if not calls:
         return []
-    made: Sequence[AnyResult] = backend.enqueue_beside(calls, int(getattr(job, "id", job)))
+    made: Sequence[AnyJobResult] = backend.enqueue_beside(calls, int(getattr(job, "id", job)))
     return made
 
 

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from . import foreign
 from .backoff import Backoff, check_backoff
@@ -35,7 +47,11 @@ if TYPE_CHECKING:
     from django.tasks.base import Task as _Task
 
     from .results import JobResult
+
+    #: Of other backends too: their results are given the same methods.
+    AnyJobResult: TypeAlias = JobResult[..., Any]
 else:
+    AnyJobResult = AnyResult
 
     class _Task:
         """Only the stubs' Task takes parameters; at run time ``_Task[P, R]`` is Django's Task itself."""
@@ -173,6 +189,8 @@ class JobTask(Patchable, _Task[P, R]):
         return replace(self, func=declared_function(self), **changes)
 
     if TYPE_CHECKING:
+        #: Of an async task it returns a coroutine, and not R.
+        func: Callable[..., Any]
 
         def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobResult[P, R]: ...
         async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobResult[P, R]: ...
@@ -434,6 +452,30 @@ def problems_of_schedules(task: JobTask[..., Any]) -> Iterable[str]:
             yield f"schedule={entry.timing.text!r}: {error}"
 
 
+class Declares(Protocol):
+    """What ``@task(…)`` returns. The result of an async function is what its coroutine returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> JobTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> JobTask[P, R]: ...
+
+
+class DeclaresWithContext(Protocol):
+    """The same for ``takes_context=True``: callers do not see the first parameter."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> JobTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> JobTask[P, R]: ...
+
+
+@overload
+def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> JobTask[P, R]: ...
+
+
 @overload
 def task(function: Callable[P, R], /) -> JobTask[P, R]: ...
 
@@ -460,7 +502,7 @@ def task(
     max_debounce: float | timedelta | None = ...,
     keep: Keep = ...,
     **options: Any,
-) -> Callable[[Callable[Concatenate[Any, P], R]], JobTask[P, R]]: ...
+) -> DeclaresWithContext: ...
 
 
 @overload
@@ -485,7 +527,7 @@ def task(
     max_debounce: float | timedelta | None = ...,
     keep: Keep = ...,
     **options: Any,
-) -> Callable[[Callable[P, R]], JobTask[P, R]]: ...
+) -> Declares: ...
 
 
 def task(
@@ -538,7 +580,7 @@ OWN_OPTIONS = tuple(
 TASK_OPTIONS = ("priority", "queue_name", "backend", "takes_context", *OWN_OPTIONS)
 
 
-def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyResult]:
+def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyJobResult]:
     """Enqueue many calls at once: ``enqueue_many([send.s(1), send.s(2)])``. The results stand in the calls' order.
 
     Everything is checked before anything is inserted, and the insert is one transaction for each backend named.
@@ -551,16 +593,16 @@ def enqueue_many(calls: Iterable[Call]) -> Sequence[AnyResult]:
     aliases = {call.task.backend: None for call in calls}
     if len(aliases) == 1:
         return _enqueue_with(next(iter(aliases)), calls)
-    results: dict[int, AnyResult] = {}
+    results: dict[int, AnyJobResult] = {}
     for alias in aliases:
         own = [place for place, call in enumerate(calls) if call.task.backend == alias]
         results.update(zip(own, _enqueue_with(alias, [calls[place] for place in own]), strict=True))
     return [results[place] for place in range(len(calls))]
 
 
-def _enqueue_with(alias: str, calls: Sequence[Call]) -> Sequence[AnyResult]:
+def _enqueue_with(alias: str, calls: Sequence[Call]) -> Sequence[AnyJobResult]:
     backend = cast(Any, task_backends[alias])
     if not is_ours(backend):
-        return foreign.enqueue_many(backend, calls)
-    made: Sequence[AnyResult] = backend.enqueue_many(calls)
+        return cast("Sequence[AnyJobResult]", foreign.enqueue_many(backend, calls))
+    made: Sequence[AnyJobResult] = backend.enqueue_many(calls)
     return made
