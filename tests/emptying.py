@@ -57,14 +57,14 @@ def is_bloated(connection: Any) -> bool:
         return False
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_relation_size('django_jobqueue_job') > 1000000")
-        return cursor.fetchone()[0]
+        return bool(cursor.fetchone()[0])
 
 
 def instead_of_flush() -> None:
     """Let the tests use it."""
 
-    def _fixture_teardown(self: TransactionTestCase) -> None:
+    def _fixture_teardown(self: Any) -> None:
         for using in self._databases_names(include_mirrors=False):
             empty(using)
 
-    TransactionTestCase._fixture_teardown = _fixture_teardown
+    TransactionTestCase._fixture_teardown = _fixture_teardown  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from django.db import OperationalError, connection
+from django.db.models import Model
 
 from django_jobqueue.dialects.channel import connect
 from django_jobqueue.models import Attempt, Job
@@ -34,7 +35,9 @@ DROP = {
 
 
 @contextmanager
-def refusing(condition: str, *, event: str = "UPDATE", model=Job, act: str = "RAISE 'refused';") -> Iterator[None]:
+def refusing(
+    condition: str, *, event: str = "UPDATE", model: type[Model] = Job, act: str = "RAISE 'refused';"
+) -> Iterator[None]:
     """The database refuses rows for which this holds, which says ``NEW`` for the row."""
     sql = TRIGGERS[connection.vendor].format(condition=condition, event=event, table=model._meta.db_table, act=act)
     execute(sql)
@@ -44,7 +47,7 @@ def refusing(condition: str, *, event: str = "UPDATE", model=Job, act: str = "RA
         execute(DROP[connection.vendor])
 
 
-def execute(sql: str, *params: object) -> list[tuple]:
+def execute(sql: str, *params: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(sql, params or None)
         return list(cursor.fetchall()) if cursor.description else []

@@ -59,7 +59,7 @@ CHECKS = {
     "docs": ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"],
 }
 
-running_suites: list[subprocess.Popen] = []
+running_suites: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass
@@ -263,7 +263,8 @@ def run_suite(suite: Suite, talk: bool = False) -> Verdict:
 
 
 def read_report(path: Path) -> tuple[dict[str, int], list[str]]:
-    counts, failures = dict.fromkeys(COUNTS, 0), []
+    counts = dict.fromkeys(COUNTS, 0)
+    failures: list[str] = []
     if not path.exists():
         return counts, failures
     for suite in ElementTree.parse(path).iter("testsuite"):

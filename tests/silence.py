@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from django.db import connections
@@ -89,7 +90,7 @@ class Way:
 
 
 @contextmanager
-def silent_way(change, url):
+def silent_way(change: Callable[..., None], url: str) -> Iterator[Way]:
     """Lead all new connections to the database over a way; ``change`` is the fixture ``elsewhere``."""
     with Way(databases.way_in(url)) as way:
         change(HOST="127.0.0.1", PORT=way.port)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models.functions import Now
 
+from django_jobqueue.compat import AnyTask
 from django_jobqueue.lifecycle import QueueSelector, Run, claim, finish, lanes_in_order, register
 from django_jobqueue.models import Attempt, Job, Worker
 from django_jobqueue.outcomes import Outcome, State, describe
@@ -25,7 +27,7 @@ def worker(lease: float = 30.0) -> Worker:
     return register(USING, queues=[], slots=1, lease=lease)
 
 
-def enqueue(task=noop, *args, **kwargs) -> Job:
+def enqueue(task: AnyTask = noop, *args: Any, **kwargs: Any) -> Job:
     """The row of a job that was just enqueued."""
     return Job.objects.get(pk=task.enqueue(*args, **kwargs).id)
 
@@ -44,7 +46,7 @@ def take_one(holder: Worker) -> Job:
     return job
 
 
-def started(task=noop, *args, **kwargs) -> Job:
+def started(task: AnyTask = noop, *args: Any, **kwargs: Any) -> Job:
     """A job that a worker of its own has claimed."""
     job = enqueue(task, *args, **kwargs)
     taken = take_one(worker())
@@ -54,6 +56,7 @@ def started(task=noop, *args, **kwargs) -> Job:
 
 def run_of(job: Job, outcome: Outcome, *, took: float = 0.0) -> Run:
     claimed = time.monotonic() - took
+    assert job.worker_id is not None
     return Run(
         job=job, worker_id=job.worker_id, claimed=claimed, started=claimed, ended=claimed + took, outcome=outcome
     )
@@ -89,7 +92,7 @@ def fall_silent(holder: Worker) -> None:
 # -- what an attempt may come to ------------------------------------------------------------------
 
 
-def succeeded(result=None) -> Outcome:
+def succeeded(result: Any = None) -> Outcome:
     return Outcome(state=State.SUCCEEDED, status=Job.Status.SUCCESSFUL, result=result)
 
 
@@ -98,7 +101,7 @@ def failed(error: BaseException | None = None) -> Outcome:
     return Outcome(state=State.FAILED, status=Job.Status.FAILED, exception=error, message=describe(error))
 
 
-def retrying(delay: float = 0.0, error: BaseException | None = None, **moved) -> Outcome:
+def retrying(delay: float = 0.0, error: BaseException | None = None, **moved: Any) -> Outcome:
     error = error or ValueError("no")
     return Outcome(
         state=State.RETRYING, status=Job.Status.READY, exception=error, message=describe(error), delay=delay, **moved
