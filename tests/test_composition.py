@@ -39,7 +39,7 @@ def test_a_chain_hands_on_results():
     drain()
     assert [value(result) for result in enqueued] == [1, 3, 13]
     assert statuses(enqueued) == ["SUCCESSFUL"] * 3
-    assert not Job.objects.filter(followed=True).exists()
+    assert not Job.objects.filter(has_dependents=True).exists()
 
 
 def test_a_chain_mixes_sync_and_async_tasks():
@@ -202,8 +202,8 @@ def test_after_a_commit_only():
     with transaction.atomic():
         second = tasks.show.using(after=first).enqueue()
         drained = Job.objects.get(pk=first.id)
-        assert not drained.followed  # locked by nobody: a worker may finish it meanwhile
-    assert Job.objects.get(pk=first.id).followed
+        assert not drained.has_dependents  # locked by nobody: a worker may finish it meanwhile
+    assert Job.objects.get(pk=first.id).has_dependents
     drain()
     assert statuses([second]) == ["SUCCESSFUL"]
 

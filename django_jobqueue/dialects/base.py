@@ -26,12 +26,12 @@ from .tables import ATTEMPT, DEPENDENCY, FOR_A_SLOT, JOB, PAUSE, QUEUE, UNIQUE_K
 #: What a claim brings back. JSON stays text: it is decoded where a job is run, so that one bad row spoils no batch.
 CLAIMED = (
     "id place enqueued_at run_after started_at cancel_requested_at priority max_attempts attempts tries losses "
-    "queue_name backend task_path args kwargs options followed concurrency_key"
+    "queue_name backend task_path args kwargs options has_dependents concurrency_key"
 ).split()
 #: What an enqueue writes. All but the last three are alike for the calls of one task, or of one of its keys.
 COLUMNS_OF_TASK = (
-    "enqueued_at run_after priority max_attempts status queue_name backend task_path batch_id waiting_for followed "
-    "concurrency_key"
+    "enqueued_at run_after priority max_attempts status queue_name backend task_path batch_id waiting_for "
+    "has_dependents concurrency_key"
 ).split()
 DATA = ["args", "kwargs", "options"]
 ENQUEUED = [*COLUMNS_OF_TASK, *DATA]
@@ -48,7 +48,7 @@ FINISH_JOB = (
 PEEK = f"""
 SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER BY queue_name, priority, place LIMIT 1),
     (SELECT {{seconds}} FROM {JOB} WHERE status = 'READY' AND place IS NULL ORDER BY run_after LIMIT 1),
-    (SELECT 1 FROM {JOB} WHERE {{followed}} AND finished_at IS NOT NULL ORDER BY id LIMIT 1),
+    (SELECT 1 FROM {JOB} WHERE {{has_dependents}} AND finished_at IS NOT NULL ORDER BY id LIMIT 1),
     (SELECT 1 FROM {PAUSE} WHERE kind = 'task' AND resumed_at IS NULL LIMIT 1),
     (SELECT 1 FROM {JOB} WHERE {FOR_A_SLOT} ORDER BY concurrency_key, priority DESC, id LIMIT 1)
 """
@@ -99,7 +99,7 @@ class Dialect(Limits):
     #: How many seconds from now a time is, in SQL.
     seconds_until: ClassVar[str] = "TIMESTAMPDIFF(MICROSECOND, CURRENT_TIMESTAMP(6), {}) / 1000000"
     #: "Does any job wait for this one?", as the conditions of partial indexes have it.
-    followed: ClassVar[str] = "followed IN (TRUE)"
+    has_dependents: ClassVar[str] = "has_dependents IN (TRUE)"
     #: Behind the table's name: rows are found by their ids, so that no others are locked on the way.
     by_id: ClassVar[str] = ""
     #: The same, where they are found by their line.
@@ -158,7 +158,7 @@ class Dialect(Limits):
 
     def peek(self) -> Peek:
         """All that an idle worker asks."""
-        sql = PEEK.format(seconds=self.seconds_until.format("run_after"), followed=self.followed)
+        sql = PEEK.format(seconds=self.seconds_until.format("run_after"), has_dependents=self.has_dependents)
         ((in_line, due_in, ended, paused, limited),) = self._rows(sql)
         due_in = None if due_in is None else float(due_in)
         return Peek(bool(in_line), due_in, bool(paused), bool(ended), bool(limited))

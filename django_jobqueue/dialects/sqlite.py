@@ -36,7 +36,7 @@ class SQLite(Dialect):
 
     name = "sqlite"
     seconds_until = "(JULIANDAY({}) - JULIANDAY('NOW')) * 86400"
-    followed = "followed IN (1)"
+    has_dependents = "has_dependents IN (1)"
     now = "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')"
 
     def is_collision(self, error: DatabaseError) -> bool:

@@ -41,7 +41,7 @@ def enqueue_batch(jobs: list[Job], steps: Sequence[Step], waits: Waits, name: st
             if step.after:
                 job.status, job.place, job.waiting_for = Job.Status.WAITING, None, job.waiting_for + len(step.after)
             for place in step.after:
-                jobs[place].followed = True
+                jobs[place].has_dependents = True
         _insert_all(jobs, insert)
         # jobs that were there already have the unique keys of those that were to be enqueued
         behind = (jobs[place] for step in steps for place in step.after)
@@ -123,7 +123,7 @@ def _join(jobs: Sequence[Job], beside: int, using: str) -> None:
         Job.objects.using(using).filter(pk__in=chunk).update(waiting_for=F("waiting_for") + len(jobs))
     if listeners:
         for some in chunks([job.pk for job in jobs]):
-            Job.objects.using(using).filter(pk__in=some).update(followed=True)
+            Job.objects.using(using).filter(pk__in=some).update(has_dependents=True)
 
 
 def _listeners(on: int, using: str) -> list[Dependency]:

@@ -33,7 +33,7 @@ def is_needed() -> Exists:
 def _delete(ids: list[int], why: Q, using: str, archive: Archive | None) -> int:
     keys, busy = _locked_keys(ids, using)
     # asked again: a job may have been retried since it was read, and may even have ended anew
-    still = Job.objects.using(using).finished().filter(why, ~is_needed(), pk__in=set(ids) - busy, followed=False)
+    still = Job.objects.using(using).finished().filter(why, ~is_needed(), pk__in=set(ids) - busy, has_dependents=False)
     jobs = still.order_by("pk").select_for_update()
     rows = list(jobs.only("pk", "batch_id") if archive is None else jobs.prefetch_related("attempt_set"))
     if not rows:

@@ -1,10 +1,10 @@
 """Follow up: tell the jobs that wait what those came to that they wait for.
 
-A job that others wait for carries a mark, ``followed``. Whatever finishes it leaves the mark where it is: so the finish
-has nothing to do, and no way to the end can forget it. Whoever finds a finished job with the mark tells those that wait
-and takes the mark away, in one transaction: each of them learns of each end, once. It is beside the finish and not in
-it, because ten thousand jobs of a group would line up there, each with its commit, for the row of the one that waits
-for them all.
+A job that others wait for carries a mark, ``has_dependents``. Whatever finishes it leaves the mark where it is: so the
+finish has nothing to do, and no way to the end can forget it. Whoever finds a finished job with the mark tells those
+that wait and takes the mark away, in one transaction: each of them learns of each end, once. It is beside the finish
+and not in it, because ten thousand jobs of a group would line up there, each with its commit, for the row of the one
+that waits for them all.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def find_strays(using: str, behind: int = 0) -> int:
     there = Job.objects.using(using).filter(pk=OuterRef("on_id"))
     if gone := sorted(set(open_ends.filter(~Exists(there)).values_list("on_id", flat=True))):
         _tell_in_parts(dict.fromkeys(gone, Job.Status.CANCELLED.value), using, are_gone=True)
-    unmarked = open_ends.filter(Exists(there.filter(followed=False))).values_list("on_id", flat=True)
+    unmarked = open_ends.filter(Exists(there.filter(has_dependents=False))).values_list("on_id", flat=True)
     if ids := sorted(set(unmarked)):
         _mark(ids, using)
     return waiting[-1] if len(waiting) == CHUNK else 0
@@ -117,8 +117,8 @@ def _mark(ids: Sequence[int], using: str) -> None:
     for chunk in chunks(ids):
         open_ends = Dependency.objects.using(using).filter(on__in=chunk, status__isnull=True)
         waited_for = sorted(set(open_ends.values_list("on_id", flat=True)))
-        unmarked = jobs.filter(pk__in=waited_for, followed=False)
-        get_dialect(using).again_after_collision(partial(unmarked.update, followed=True))
+        unmarked = jobs.filter(pk__in=waited_for, has_dependents=False)
+        get_dialect(using).again_after_collision(partial(unmarked.update, has_dependents=True))
         if jobs.to_follow_up().filter(pk__in=chunk).exists():
             get_dialect(using).transact(partial(_take_ends, using, chunk))
 
@@ -149,7 +149,7 @@ def _tell(
     listeners = _locked(sorted({one.job_id for one in told}), using)  # before a word: two may tell the same job
     get_dialect(using).note_ends([(ends[one.on_id], one.on_id, one.job_id) for one in told])
     open_on = set() if len(told) < TOLD and only is None else set(open_ends.values_list("on_id", flat=True).distinct())
-    Job.objects.using(using).filter(pk__in=[pk for pk in ends if pk not in open_on]).update(followed=False)
+    Job.objects.using(using).filter(pk__in=[pk for pk in ends if pk not in open_on]).update(has_dependents=False)
     return _move_on(listeners, told, ends, using, are_gone)
 
 
@@ -208,7 +208,7 @@ def _end_untold(pk: int, ends: Mapping[int, str], error: Exception, using: str) 
         end_waiting(job, State.FAILED, message, using, exception=path)
         logger.error("%s has failed. %s", job, message, exc_info=error)
     still = set(dependencies.values_list("on_id", flat=True).distinct())
-    Job.objects.using(using).filter(pk__in=set(ends) - still).update(followed=False)
+    Job.objects.using(using).filter(pk__in=set(ends) - still).update(has_dependents=False)
 
 
 # -- what becomes of those who have been told -----------------------------------------------------

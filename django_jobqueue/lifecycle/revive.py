@@ -83,7 +83,7 @@ def _let_wait(candidates: Sequence[int], using: str) -> list[int]:
             prune_at=None,
             cancel_requested_at=None,
         )
-    jobs.filter(pk__in=sorted(set(open_ends.values_list("on_id", flat=True)))).update(followed=True)
+    jobs.filter(pk__in=sorted(set(open_ends.values_list("on_id", flat=True)))).update(has_dependents=True)
     return revived
 
 

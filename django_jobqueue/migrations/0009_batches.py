@@ -6,7 +6,7 @@ from django.db import migrations, models
 from ._operations import OnDatabase
 
 # Without partial indexes, columns in front do what the condition does elsewhere (see 0001).
-MYSQL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_followed, ADD INDEX jobqueue_followed (followed, finished_at)"
+MYSQL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_followed, ADD INDEX jobqueue_followed (has_dependents, finished_at)"
 MODEL = "ALTER TABLE django_jobqueue_job DROP INDEX jobqueue_followed, ADD INDEX jobqueue_followed (id)"
 
 
@@ -33,8 +33,8 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='job',
-            name='followed',
-            field=models.BooleanField(db_default=False, default=False, editable=False, help_text='Does any job wait for this one that has not been told of its end yet?', verbose_name='followed'),
+            name='has_dependents',
+            field=models.BooleanField(db_default=False, default=False, editable=False, help_text='Does any job wait for this one that has not been told of its end yet?', verbose_name='has dependents'),
         ),
         migrations.AddField(
             model_name='job',
@@ -48,7 +48,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('finished_at__isnull', False), ('followed__in', [True])), fields=['id'], name='jobqueue_followed'),
+            index=models.Index(condition=models.Q(('finished_at__isnull', False), ('has_dependents__in', [True])), fields=['id'], name='jobqueue_followed'),
         ),
         migrations.AddIndex(
             model_name='job',

@@ -39,7 +39,7 @@ UNFINISHED = (Status.WAITING, Status.READY, Status.RUNNING)
 
 _READY = Q(status=Status.READY)
 # Not "= True", which Django's versions write in different ways: SQLite takes a partial index only for its very words.
-_TO_FOLLOW_UP = Q(followed__in=[True], finished_at__isnull=False)
+_TO_FOLLOW_UP = Q(has_dependents__in=[True], finished_at__isnull=False)
 FOR_A_SLOT = Q(status=Status.WAITING, waiting_for=0, concurrency_key__isnull=False)
 _UNDER_A_KEY = Q(concurrency_key__isnull=False, finished_at__isnull=True)
 #: The status of a job that comes in line, in SQL: one that needs a slot waits for it.
@@ -222,8 +222,8 @@ class Job(models.Model):
     waiting_for = models.PositiveIntegerField(
         _("waiting for"), default=0, db_default=0, help_text=_("For how many other jobs the job still waits.")
     )
-    followed = models.BooleanField(
-        _("followed"),
+    has_dependents = models.BooleanField(
+        _("has dependents"),
         default=False,
         db_default=False,
         editable=False,
@@ -286,8 +286,8 @@ class Job(models.Model):
             PartialIndex(
                 fields=["id"],
                 name="jobqueue_followed",
-                condition=Q(followed__in=[True], finished_at__isnull=False),
-                whole=["followed", "finished_at"],
+                condition=Q(has_dependents__in=[True], finished_at__isnull=False),
+                whole=["has_dependents", "finished_at"],
             ),
             PartialIndex(
                 fields=["concurrency_key", "-priority", "id"],

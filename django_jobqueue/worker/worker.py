@@ -372,7 +372,7 @@ class Worker:
         if self.awaited.jobs:
             self.awaited.tell(batch)
         self.announcer.put(batch)
-        if any(run.job.followed for run, _ in batch):
+        if any(run.job.has_dependents for run, _ in batch):
             self.follower.look()
         if keys := {key for run, _ in batch if (key := run.job.concurrency_key) is not None}:
             self.follower.free(keys)

@@ -32,7 +32,7 @@ def check_order() -> None:
         on, job = jobs[on_id], jobs[job_id]
         assert on.status == status
         assert job.started_at > on.finished_at - READ_LATE, (on_id, job_id)
-    assert not Job.objects.filter(followed=True).exists()
+    assert not Job.objects.filter(has_dependents=True).exists()
 
 
 def wait_until_done(chaos=lambda: None, seconds: float = 300.0) -> None:

@@ -50,14 +50,14 @@ def finish_one(outcome=None) -> Job:
 def test_g17_a_finish_leaves_the_mark_whatever_way_it_goes():
     chain(tasks.one.s(), tasks.add.s()).enqueue()
     job = finish_one()
-    assert fresh(job).followed
+    assert fresh(job).has_dependents
     assert follow_up(USING) == {("default", 0)}
-    assert not fresh(job).followed
+    assert not fresh(job).has_dependents
     assert follow_up(USING) == set()
 
     other, _ = jobs_of(chain(tasks.one.s(), tasks.add.s()).enqueue())
     cancel([other.pk])
-    assert fresh(other).followed
+    assert fresh(other).has_dependents
     follow_up(USING)
     assert [job.status for job in jobs_of_last()] == ["CANCELLED", "CANCELLED"]
 
@@ -116,14 +116,14 @@ def test_a_job_that_was_cancelled_while_it_waited_is_not_woken():
     finish_one()
     follow_up(USING)
     assert statuses(enqueued) == ["SUCCESSFUL", "CANCELLED"]
-    assert not Job.objects.filter(followed=True).exists()
+    assert not Job.objects.filter(has_dependents=True).exists()
 
 
 def test_who_was_not_marked_is_found():
     """The process that enqueued ended between its commit and the mark."""
     first = tasks.one.enqueue()
     second = tasks.show.using(after=first).enqueue()
-    Job.objects.update(followed=False)
+    Job.objects.update(has_dependents=False)
     finish_one()
     assert follow_up(USING) == set()
     assert Job.objects.get(pk=second.id).status == "WAITING"
@@ -159,7 +159,7 @@ def test_a_worker_finds_strays(monkeypatch):
     second = tasks.show.using(after=first).enqueue()
     Job.objects.filter(pk=second.id).update(status="WAITING", waiting_for=1)
     Dependency.objects.update(status=None)
-    Job.objects.update(followed=False)
+    Job.objects.update(has_dependents=False)
     monkeypatch.setattr("django_jobqueue.worker.maintenance.REAP_INTERVAL", 0.05)
     from time import monotonic, sleep
 
@@ -396,7 +396,7 @@ def test_a_job_is_not_pruned_before_those_behind_it_know():
     """The process that enqueued ended between its commit and the mark."""
     first = tasks.one.enqueue()
     second = tasks.show.using(after=first).enqueue()
-    Job.objects.update(followed=False)
+    Job.objects.update(has_dependents=False)
     finish_one()
     grow_old()
     assert prune(60, USING) == 0
