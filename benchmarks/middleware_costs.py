@@ -145,7 +145,7 @@ def make(layers):
 
     def claimed(number, options):
         job = Job.of(defaults().items(), using="default")
-        job.id, job.task_path, job.attempts, job.token, job.status = number, noop.module_path, 1, 7, "RUNNING"
+        job.id, job.task_path, job.attempts, job.fence, job.status = number, noop.module_path, 1, 7, "RUNNING"
         job.enqueued_at = job.started_at = timezone.now()
         job.args, job.kwargs, job.options = [number], {}, options and dict(options)
         return Run(job, 1)

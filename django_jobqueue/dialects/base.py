@@ -41,7 +41,7 @@ ZEROS = ["attempts", "tries", "losses"]
 
 FINISH_JOB = (
     f"UPDATE {JOB} SET status=%s, place=%s, tries=%s, losses=%s, queue_name=%s, priority=%s, started_at=%s, "
-    "finished_at=%s, run_after=%s, result=%s, prune_at=%s, result_until=%s, worker_id=NULL, token=NULL WHERE id=%s"
+    "finished_at=%s, run_after=%s, result=%s, prune_at=%s, result_until=%s, worker_id=NULL, fence=NULL WHERE id=%s"
 )
 # The order leads PostgreSQL to the partial index: without it the planner may begin with the table, where all that has
 # finished lies in front.
@@ -56,8 +56,8 @@ SELECT (SELECT 1 FROM {JOB} WHERE status = 'READY' AND place IS NOT NULL ORDER B
 NOT_PAUSED = f"AND NOT EXISTS (SELECT 1 FROM {QUEUE} WHERE name = %s AND paused_at IS NOT NULL)"
 NOTE_END = f"UPDATE {DEPENDENCY} SET status = %s WHERE on_id = %s AND job_id = %s"
 SUCCEED_JOB = (
-    f"UPDATE {JOB} SET status='SUCCESSFUL', started_at=%s, finished_at=%s, result=%s, worker_id=NULL, token=NULL "
-    "WHERE id=%s AND token=%s"
+    f"UPDATE {JOB} SET status='SUCCESSFUL', started_at=%s, finished_at=%s, result=%s, worker_id=NULL, fence=NULL "
+    "WHERE id=%s AND fence=%s"
 )
 #: One for each job, from the end of its attempts back.
 LATEST_ATTEMPT = f"""
@@ -79,7 +79,7 @@ class Held(NamedTuple):
     """What ``finish`` reads of a job before it writes."""
 
     id: int
-    token: int | None
+    fence: int | None
     attempts: int
     tries: int
     losses: int
@@ -188,7 +188,7 @@ class Dialect(Limits):
         lanes: Sequence[Lane],
         limit: int,
         worker_id: int,
-        token: int,
+        fence: int,
         *,
         floors: Sequence[int] = (),
         isolated: bool = False,
@@ -207,10 +207,10 @@ class Dialect(Limits):
                 if len(rows) < limit:
                     rows += self._lock(lane, limit - len(rows), floor, isolated, only)
             if rows:
-                self._mark_running(rows, worker_id, token)
+                self._mark_running(rows, worker_id, fence)
             return rows
 
-        return [self._taken(row, worker_id, token) for row in self.transact(take)]
+        return [self._taken(row, worker_id, fence) for row in self.transact(take)]
 
     def _lock(self, lane: Lane, limit: int, floor: int, isolated: bool, only: Filter) -> list[Row]:
         line = (
@@ -244,27 +244,27 @@ class Dialect(Limits):
         rows = self._rows(sql, [value for pk in ids for value in (pk, most - 1)])
         return dict.fromkeys(ids, 0) | {pk: number for pk, number in rows}  # noqa: C416
 
-    def _mark_running(self, rows: Sequence[Row], worker_id: int, token: int) -> None:
+    def _mark_running(self, rows: Sequence[Row], worker_id: int, fence: int) -> None:
         ids = ", ".join(str(row[0]) for row in rows)
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"UPDATE {JOB} {self.by_id} SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, "
-                f"worker_id = %s, token = %s, started_at = %s WHERE id IN ({ids})",
-                [worker_id, token, rows[0][-1]],
+                f"worker_id = %s, fence = %s, started_at = %s WHERE id IN ({ids})",
+                [worker_id, fence, rows[0][-1]],
             )
 
-    def _taken(self, row: Row, worker_id: int, token: int) -> Job:
+    def _taken(self, row: Row, worker_id: int, fence: int) -> Job:
         """The job of a row that ``_lock`` has read, as it is after the claim."""
         *values, now = map(self._zoned, row)
-        job = self._claimed(values, worker_id, token)
+        job = self._claimed(values, worker_id, fence)
         job.attempts, job.tries, job.started_at = job.attempts + 1, job.tries + 1, now
         return job
 
-    def _claimed(self, row: Row, worker_id: int, token: int) -> Job:
+    def _claimed(self, row: Row, worker_id: int, fence: int) -> Job:
         """The job of a row of ``CLAIMED``, as it is after the claim."""
         columns = zip(CLAIMED, row, strict=True)
         return Job.of(
-            columns, self.using, status="RUNNING", worker_id=worker_id, token=token, finished_at=None, result=None
+            columns, self.using, status="RUNNING", worker_id=worker_id, fence=fence, finished_at=None, result=None
         )
 
     def _zoned(self, value: Any) -> Any:
@@ -291,7 +291,7 @@ class Dialect(Limits):
     def finish(self, endings: Sequence[Ending]) -> dict[int, str]:
         """Write the ends of attempts, the jobs' rows and the attempts' together; ``{id: status}`` of those written.
 
-        What is missing from the answer was fenced off: its token is no longer the row's, the attempt was lost.
+        What is missing from the answer was fenced off: its fence is no longer the row's, the attempt was lost.
         """
         return self.transact(lambda: self._finish(endings))
 
@@ -323,7 +323,7 @@ class Dialect(Limits):
         cursor.executemany(
             SUCCEED_JOB,
             [
-                (began, ended, success.result, success.id, success.token)
+                (began, ended, success.result, success.id, success.fence)
                 for success, (began, ended) in zip(successes, times, strict=True)
             ],
         )
@@ -338,7 +338,7 @@ class Dialect(Limits):
         if self.connection.features.has_select_for_update:
             rows = rows.select_for_update()
         held = {row[0]: Held(*row) for row in rows.values_list(*Held._fields)}
-        ours = [ending for ending in endings if ending.id in held and held[ending.id].token == ending.token]
+        ours = [ending for ending in endings if ending.id in held and held[ending.id].fence == ending.fence]
         if not ours:
             return {}
         jobs, attempts = zip(*(self._rows_of(ending, held[ending.id]) for ending in ours), strict=True)
@@ -402,24 +402,24 @@ class Dialect(Limits):
         """Give claimed jobs back that were not started: no attempt is counted or recorded; how many were ours."""
         ids: dict[tuple[int, float, float | None], list[int]] = {}
         for release in releases:
-            ids.setdefault((release.token, release.delay, release.keep), []).append(release.id)
+            ids.setdefault((release.fence, release.delay, release.keep), []).append(release.id)
         return self.transact(lambda: sum(self._release(*how, some) for how, some in ids.items()))
 
-    def _release(self, token: int, delay: float, keep: float | None, ids: list[int]) -> int:
+    def _release(self, fence: int, delay: float, keep: float | None, ids: list[int]) -> int:
         changes: dict[str, Any] = {"place": None, "run_after": Now() + timedelta(seconds=delay)} if delay else {}
         asked = Q(cancel_requested_at__isnull=False)
         if keep is not None:
             changes["prune_at"] = Case(When(asked, then=Now() + timedelta(seconds=keep)), default=None)
         return (
             Job.objects.using(self.using)
-            .filter(pk__in=ids, token=token)
+            .filter(pk__in=ids, fence=fence)
             .update(
                 status=Case(When(asked, then=Value(Job.Status.CANCELLED)), default=Value(Job.Status.READY)),
                 finished_at=Case(When(asked, then=Now()), default=None),
                 attempts=F("attempts") - 1,
                 tries=F("tries") - 1,
                 worker=None,
-                token=None,
+                fence=None,
                 started_at=None,
                 **changes,
             )

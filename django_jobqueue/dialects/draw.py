@@ -30,8 +30,8 @@ PARTS = (0.7, 1.0)
 class Draw:
     """For one key, which is locked."""
 
-    def __init__(self, using: str, key: str, job_id: int, token: int | None, terms: Terms) -> None:
-        self.using, self.key, self.job_id, self.token, self.terms = using, key, job_id, token, terms
+    def __init__(self, using: str, key: str, job_id: int, fence: int | None, terms: Terms) -> None:
+        self.using, self.key, self.job_id, self.fence, self.terms = using, key, job_id, fence, terms
         self.permits = Permit.objects.using(using).filter(key=key)
 
     def carry_out(self) -> Drawn:
@@ -78,7 +78,7 @@ class Draw:
     def _give(self, number: int, started: int, now: datetime) -> None:
         last = now + timedelta(seconds=self.terms.hold if number > 1 else 0.0)
         Permit.objects.using(self.using).create(
-            key=self.key, number=started + number - 1, job_id=self.job_id, token=self.token, taken_at=last
+            key=self.key, number=started + number - 1, job_id=self.job_id, fence=self.fence, taken_at=last
         )
         Limit.objects.using(self.using).filter(pk=self.key).update(started=started + number)
         if (first_that_counts := started + number - self.terms.starts) > 0:

@@ -114,9 +114,9 @@ class Limits(Session):
 
     # -- rates -----------------------------------------------------------------------------------
 
-    def draw(self, key: str, job_id: int, token: int | None, terms: Terms) -> Drawn:
+    def draw(self, key: str, job_id: int, fence: int | None, terms: Terms) -> Drawn:
         """As many starts of the key for this attempt of the job as its terms want, or one, if its rate allows it."""
-        return self.under_lock([key], Draw(self.using, key, job_id, token, terms).carry_out)
+        return self.under_lock([key], Draw(self.using, key, job_id, fence, terms).carry_out)
 
 
 def slot_names(keys: Sequence[str]) -> list[str]:

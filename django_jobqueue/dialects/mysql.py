@@ -61,11 +61,11 @@ BY_ID, BY_LINE = "FORCE INDEX (PRIMARY)", "FORCE INDEX (jobqueue_in_line)"
 #: the jobs are found by it.
 SUCCEED_JOBS = f"""
 UPDATE JSON_TABLE(%s, '$[*]' COLUMNS (
-    id BIGINT PATH '$[0]', token BIGINT PATH '$[1]', started_at DATETIME(6) PATH '$[2]',
+    id BIGINT PATH '$[0]', fence BIGINT PATH '$[1]', started_at DATETIME(6) PATH '$[2]',
     finished_at DATETIME(6) PATH '$[3]', result LONGTEXT PATH '$[4]'
-)) AS ended STRAIGHT_JOIN {JOB} AS job {BY_ID} ON job.id = ended.id AND job.token = ended.token
+)) AS ended STRAIGHT_JOIN {JOB} AS job {BY_ID} ON job.id = ended.id AND job.fence = ended.fence
 SET job.status = 'SUCCESSFUL', job.started_at = ended.started_at, job.finished_at = ended.finished_at,
-    job.result = ended.result, job.worker_id = NULL, job.token = NULL
+    job.result = ended.result, job.worker_id = NULL, job.fence = NULL
 """
 
 
@@ -150,7 +150,7 @@ class MySQL(Dialect):
         written, length = 0, 0
         document: list[tuple[Any, ...]] = []
         for success, moments in zip(successes, times, strict=True):
-            document.append((success.id, success.token, *moments, success.result))
+            document.append((success.id, success.fence, *moments, success.result))
             length += len(success.result or "")
             if length > RESULTS_AT_ONCE:
                 written += self._mark(cursor, document)

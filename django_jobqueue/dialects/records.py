@@ -110,7 +110,7 @@ class Ending:
     """
 
     id: int
-    token: int
+    fence: int
     worker_id: int
     waited: float
     took: float
@@ -130,7 +130,7 @@ class Success(NamedTuple):
     """
 
     id: int
-    token: int
+    fence: int
     worker_id: int
     attempts: int
     started_at: datetime
@@ -141,7 +141,7 @@ class Success(NamedTuple):
     def ending(self) -> Ending:
         result = None if self.result is None else json.loads(self.result)
         fields = Fields(status="SUCCESSFUL", final=True, result=result)
-        return Ending(self.id, self.token, self.worker_id, self.waited, self.took, fields, outcome="succeeded")
+        return Ending(self.id, self.fence, self.worker_id, self.waited, self.took, fields, outcome="succeeded")
 
     @property
     def began(self) -> datetime:
@@ -160,7 +160,7 @@ class Release:
     """
 
     id: int
-    token: int
+    fence: int
     delay: float = 0.0
     keep: float | None = None
 

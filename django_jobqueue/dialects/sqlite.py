@@ -71,7 +71,7 @@ class SQLite(Dialect):
         lanes: Sequence[Lane],
         limit: int,
         worker_id: int,
-        token: int,
+        fence: int,
         *,
         floors: Sequence[int] = (),
         isolated: bool = False,
@@ -80,15 +80,15 @@ class SQLite(Dialect):
         jobs: list[Job] = []
         for lane, floor in zip(lanes, floors or [0] * len(lanes), strict=True):
             if len(jobs) < limit:
-                jobs += self._take(lane, limit - len(jobs), worker_id, token, floor, isolated, only)
+                jobs += self._take(lane, limit - len(jobs), worker_id, fence, floor, isolated, only)
         return jobs
 
     def _take(
-        self, lane: Lane, limit: int, worker_id: int, token: int, floor: int, isolated: bool, only: Filter
+        self, lane: Lane, limit: int, worker_id: int, fence: int, floor: int, isolated: bool, only: Filter
     ) -> list[Job]:
         sql = f"""
             UPDATE {JOB}
-            SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, token = %s,
+            SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, fence = %s,
                 started_at = {self.now}
             WHERE id IN (
                 SELECT id FROM {JOB}
@@ -98,8 +98,8 @@ class SQLite(Dialect):
             )
             RETURNING {", ".join(CLAIMED)}
         """
-        params = [worker_id, token, 0 if isolated else floor, *lane, lane.queue_name, *only.params, limit]
+        params = [worker_id, fence, 0 if isolated else floor, *lane, lane.queue_name, *only.params, limit]
         rows = self.again_after_collision(lambda: self._rows(sql, params))
-        jobs = [self._claimed([*map(self._zoned, row)], worker_id, token) for row in rows]
+        jobs = [self._claimed([*map(self._zoned, row)], worker_id, fence) for row in rows]
         # RETURNING promises no order
         return sorted(jobs, key=lambda job: (job.place or 0, job.id))

@@ -67,11 +67,11 @@ def send_to_keys(keys: Mapping[Job, str], using: str) -> int:
     ids: dict[str, list[int]] = {}
     for job, key in keys.items():
         ids.setdefault(key, []).append(job.pk)
-    tokens = {job.token for job in keys}
+    fences = {job.fence for job in keys}
 
     def send() -> int:
         for key, some in ids.items():
-            Job.objects.using(using).filter(pk__in=some, token__in=tokens).update(concurrency_key=key)
+            Job.objects.using(using).filter(pk__in=some, fence__in=fences).update(concurrency_key=key)
         return release(keys, using, SOON)
 
     return get_dialect(using).transact(send)

@@ -138,28 +138,28 @@ def claim(
     isolated: bool = False,
     only: Filter = ANY,
 ) -> list[Job]:
-    """Up to ``limit`` jobs, now RUNNING and held by this worker; each carries the token that fences its attempt.
+    """Up to ``limit`` jobs, now RUNNING and held by this worker; each carries the fence of its attempt.
 
     ``floors`` are the places from which to look on, one for each lane; ``isolated`` takes a job that must run alone;
     ``only`` is what ``narrowed`` has made.
     """
     if not lanes or limit < 1:
         return []
-    token = secrets.randbits(63)
+    fence = secrets.randbits(63)
     try:
-        jobs = get_dialect(using).claim(lanes, limit, worker_id, token, floors=floors, isolated=isolated, only=only)
+        jobs = get_dialect(using).claim(lanes, limit, worker_id, fence, floors=floors, isolated=isolated, only=only)
     except Exception as error:
         if judge(error, get_dialect(using)) in (Verdict.AWAY, Verdict.CUT):
             raise
-        if Job.objects.using(using).running().filter(worker=worker_id, token=token).exists():
+        if Job.objects.using(using).running().filter(worker=worker_id, fence=fence).exists():
             raise  # they have been claimed, and the answer was lost: the worker gives them back
-        jobs = _claim_one_by_one(lanes, limit, worker_id, token, using, isolated=isolated, only=only)
+        jobs = _claim_one_by_one(lanes, limit, worker_id, fence, using, isolated=isolated, only=only)
     attach_past_attempts([job for job in jobs if job.attempts > 1], using)
     return jobs
 
 
 def _claim_one_by_one(
-    lanes: Sequence[Lane], limit: int, worker_id: int, token: int, using: str, *, isolated: bool, only: Filter
+    lanes: Sequence[Lane], limit: int, worker_id: int, fence: int, using: str, *, isolated: bool, only: Filter
 ) -> list[Job]:
     """``claim`` when the database refuses one of the jobs at the head of the lanes: that one is ended."""
     dialect, jobs = get_dialect(using), list[Job]()
@@ -168,7 +168,7 @@ def _claim_one_by_one(
         for pk in list(in_line.filter(**lane._asdict()).values_list("pk", flat=True)[: limit - len(jobs)]):
             one = Filter(f"{only.sql} AND id = %s", (*only.params, pk))
             try:
-                jobs += dialect.claim([lane], 1, worker_id, token, isolated=isolated, only=one)
+                jobs += dialect.claim([lane], 1, worker_id, fence, isolated=isolated, only=one)
             except Exception as error:
                 if judge(error, dialect) in (Verdict.AWAY, Verdict.CUT):
                     if jobs:
@@ -225,7 +225,7 @@ def _past_attempts(jobs: Sequence[Job], using: str) -> Iterator[Attempt]:
 
 def held_by(worker_id: int, using: str) -> list[Job]:
     """The running jobs of this worker by the database's account, which may know of claims that the worker does not."""
-    return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "token", "task_path", "options"))
+    return list(Job.objects.using(using).running().filter(worker=worker_id).only("id", "fence", "task_path", "options"))
 
 
 def peek(using: str) -> Peek:
@@ -278,7 +278,7 @@ def isolated_waiting(lanes: Sequence[Lane], using: str) -> bool:
 
 def release(jobs: Iterable[Job], using: str, delay: float = 0.0) -> int:
     """Give back jobs that were claimed and not started: nothing is counted or recorded; how many were still ours."""
-    releases = [Release(job.pk, job.token, delay, keep_of(job, "CANCELLED")) for job in jobs if job.token is not None]
+    releases = [Release(job.pk, job.fence, delay, keep_of(job, "CANCELLED")) for job in jobs if job.fence is not None]
     given = get_dialect(using).release(releases) if releases else 0
     if given and not delay:
         notify.look(using)

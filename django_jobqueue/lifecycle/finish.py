@@ -244,8 +244,8 @@ def _as_failed_without_a_word(run: Run, error: Exception, dialect: Dialect) -> d
 
 
 def _without_attempt(run: Run, error: Exception, dialect: Dialect) -> dict[int, str]:
-    ours = Job.objects.using(dialect.using).filter(pk=run.job.pk, token=run.job.token)
-    written = ours.update(status=Job.Status.FAILED, finished_at=Now(), worker=None, token=None)
+    ours = Job.objects.using(dialect.using).filter(pk=run.job.pk, fence=run.job.fence)
+    written = ours.update(status=Job.Status.FAILED, finished_at=Now(), worker=None, fence=None)
     return {run.job.pk: Job.Status.FAILED.value} if written else {}
 
 
@@ -255,11 +255,11 @@ def _ascii(text: str) -> str:
 
 def success(run: Run) -> Success:
     job, outcome, claimed = run.job, run.outcome, run.claimed
-    assert outcome is not None and job.token is not None and job.started_at is not None
+    assert outcome is not None and job.fence is not None and job.started_at is not None
     ended = run.ended if run.ended is not None else time.monotonic()
     return Success(
         job.id,
-        job.token,
+        job.fence,
         run.worker_id,
         job.attempts,
         job.started_at,
@@ -271,11 +271,11 @@ def success(run: Run) -> Success:
 
 def ending(run: Run) -> Ending:
     outcome, job = run.outcome, run.job
-    assert outcome is not None and job.token is not None
+    assert outcome is not None and job.fence is not None
     ended = run.ended if run.ended is not None else time.monotonic()
     return Ending(
         id=job.pk,
-        token=job.token,
+        fence=job.fence,
         worker_id=run.worker_id,
         waited=max(0.0, (run.started if run.started is not None else run.claimed) - run.claimed),
         took=max(0.0, ended - run.claimed),

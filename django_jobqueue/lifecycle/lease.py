@@ -48,8 +48,8 @@ def cancel_requests(worker_id: int, using: str) -> list[int]:
 
 
 def holds(job: Job, using: str, *, lock: bool = False) -> bool:
-    """Is the attempt that was claimed with this job's token still the job's? ``lock``: until the transaction ends."""
-    ours = Job.objects.using(using).filter(pk=job.pk, token=job.token)
+    """Is the attempt that was claimed with this job's fence still the job's? ``lock``: until the transaction ends."""
+    ours = Job.objects.using(using).filter(pk=job.pk, fence=job.fence)
     if lock:  # exists() would drop the lock from the statement
         return bool(ours.select_for_update().values_list("pk"))
     return ours.exists()

@@ -16,10 +16,10 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a running job says of itself; ``token`` is its attempt's fence."""
+    """What a running job says of itself; ``fence`` is its attempt's."""
 
     id: int
-    token: int
+    fence: int
     done: float
     total: float | None = None
     message: str = ""
@@ -37,7 +37,7 @@ def report(news: Collection[Progress], using: str) -> int:
         jobs = Job.objects.using(using)
 
         def update() -> int:
-            return sum(jobs.filter(pk=one.id, token=one.token).update(progress=one.data) for one in some)
+            return sum(jobs.filter(pk=one.id, fence=one.fence).update(progress=one.data) for one in some)
 
         return get_dialect(using).transact(update)
 

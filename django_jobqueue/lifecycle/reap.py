@@ -66,7 +66,7 @@ def _orphans(using: str, refused: Collection[int] = ()) -> list[Run]:
     jobs = Job.objects.using(using).running().filter(~Exists(alive)).annotate(now=Now()).order_by("worker_id")
     if refused:
         jobs = jobs.exclude(pk__in=refused)
-    return [_lost_run(job) for job in jobs[:BATCH] if job.token is not None]
+    return [_lost_run(job) for job in jobs[:BATCH] if job.fence is not None]
 
 
 def _lost_run(job: Job) -> Run:

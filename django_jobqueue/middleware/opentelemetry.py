@@ -269,7 +269,7 @@ def follows_parent(sampler: Any) -> bool:
 
 
 def key(job: Job) -> tuple[int, int | None]:
-    return job.id, job.token  # to ask for ``pk`` takes three times as long
+    return job.id, job.fence  # to ask for ``pk`` takes three times as long
 
 
 def name(operation: str, queue: str | None) -> str:

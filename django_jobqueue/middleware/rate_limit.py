@@ -138,7 +138,7 @@ class Start:
 
     def _draw(self, number: int = 1, hold: float = 0.0) -> Drawn:
         terms = Terms(*self.rule.rate, self.rule.burst, number, hold)
-        draw = partial(get_dialect(self.using).draw, self.key, self.job.pk, self.job.token, terms)
+        draw = partial(get_dialect(self.using).draw, self.key, self.job.pk, self.job.fence, terms)
         drawn = _apart(self.using, draw)
         if drawn.held_until is not None:
             raise Snooze(at=drawn.held_until, reason=f"Waits until {name_of(self.key)!r} is resumed, which is paused.")

@@ -82,7 +82,7 @@ class Migration(migrations.Migration):
                 ('started_at', models.DateTimeField(blank=True, help_text='When the latest attempt was claimed.', null=True, verbose_name='started at')),
                 ('finished_at', models.DateTimeField(blank=True, help_text='When the job reached its final status.', null=True, verbose_name='finished at')),
                 ('cancel_requested_at', models.DateTimeField(blank=True, help_text='When somebody asked to cancel the job while it was running.', null=True, verbose_name='cancel requested at')),
-                ('token', models.BigIntegerField(editable=False, help_text='Drawn at random for each claim: without it nothing of the attempt is written.', null=True, verbose_name='fence')),
+                ('fence', models.BigIntegerField(editable=False, help_text='Drawn at random for each claim: without it nothing of the attempt is written.', null=True, verbose_name='fence')),
                 ('priority', models.SmallIntegerField(default=0, help_text='From -100 to 100; larger numbers run first.', verbose_name='priority')),
                 ('max_attempts', models.PositiveSmallIntegerField(default=1, help_text='How many attempts may fail before the job does.', verbose_name='maximum attempts')),
                 ('attempts', models.PositiveIntegerField(default=0, help_text='How often the job was started; the number of its latest attempt.', verbose_name='attempts')),

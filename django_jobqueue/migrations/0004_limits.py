@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
                 ('key', models.CharField(help_text="The limit's.", max_length=255, verbose_name='key')),
                 ('number', models.BigIntegerField(help_text='0 for the first start that the limit has allowed.', verbose_name='number')),
                 ('job_id', models.BigIntegerField(help_text='The job that was started.', verbose_name='job')),
-                ('token', models.BigIntegerField(help_text='The fence of the attempt.', null=True, verbose_name='fence')),
+                ('fence', models.BigIntegerField(help_text='The fence of the attempt.', null=True, verbose_name='fence')),
                 ('taken_at', models.DateTimeField(help_text="When, by the database's clock.", verbose_name='taken at')),
             ],
             options={

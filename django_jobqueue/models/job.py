@@ -162,7 +162,7 @@ class Job(models.Model):
         related_name="jobs",
         help_text=_("The worker that has claimed the job, while it is running."),
     )
-    token = models.BigIntegerField(
+    fence = models.BigIntegerField(
         _("fence"),
         null=True,
         editable=False,

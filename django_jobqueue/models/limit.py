@@ -42,7 +42,7 @@ class Permit(models.Model):
     key = KeyField(_("key"), max_length=255, help_text=_("The limit's."))
     number = models.BigIntegerField(_("number"), help_text=_("0 for the first start that the limit has allowed."))
     job_id = models.BigIntegerField(_("job"), help_text=_("The job that was started."))
-    token = models.BigIntegerField(_("fence"), null=True, help_text=_("The fence of the attempt."))
+    fence = models.BigIntegerField(_("fence"), null=True, help_text=_("The fence of the attempt."))
     taken_at = models.DateTimeField(_("taken at"), help_text=_("When, by the database's clock."))
 
     class Meta:

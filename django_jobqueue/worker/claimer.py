@@ -177,7 +177,7 @@ class Claimer(threading.Thread):
     def _release_unheard(self) -> None:
         """Give back what the database gave us in a claim whose answer never came."""
         held = held_by(self.desk.id, self.using)
-        unheard = [job for job in held if not self.desk.is_held(job.pk, job.token) and not self.completer.holds(job)]
+        unheard = [job for job in held if not self.desk.is_held(job.pk, job.fence) and not self.completer.holds(job)]
         if given := self.desk.give_back([Run(job=job, worker_id=self.desk.id) for job in unheard]):
             logger.warning("Gave back %d jobs of a claim that went wrong.", given)
         self._unsure = False

@@ -77,7 +77,7 @@ class Completer(threading.Thread):
 
     def holds(self, job: Job) -> bool:
         """Is the end of this attempt among those that the database refuses for now?"""
-        return job.token in self._refused.tries
+        return job.fence in self._refused.tries
 
     def let_go_in_copy(self) -> None:
         """In a process that a job has forked: its parent writes what has ended."""
@@ -141,7 +141,7 @@ class Completer(threading.Thread):
         if not again:
             self._learn(batch)
         # A job that ends while it is being interrupted comes twice; what came first counts.
-        first = {(run.job.id, run.job.token): run for run in reversed(batch) if not run.is_written}
+        first = {(run.job.id, run.job.fence): run for run in reversed(batch) if not run.is_written}
         statuses = self._statuses(list(first.values()))
         statuses |= {id(run): run.status for run in batch if run.is_written and run.status}
         news: list[tuple[Run, str | None]] = []
@@ -215,7 +215,7 @@ class Refused:
     """
 
     def __init__(self) -> None:
-        #: How often each has been tried, by the token of its attempt.
+        #: How often each has been tried, by the fence of its attempt.
         self.tries: dict[int | None, int] = {}
         self._runs: list[tuple[float, int, Run]] = []  # a heap, by when it is tried again
 
@@ -225,7 +225,7 @@ class Refused:
     def add(self, run: Run) -> int:
         """How often it has been tried."""
         run.refused = False
-        tries = self.tries[run.job.token] = self.tries.get(run.job.token, 0) + 1
+        tries = self.tries[run.job.fence] = self.tries.get(run.job.fence, 0) + 1
         heappush(self._runs, (time.monotonic() + min(LONGEST_PAUSE, 0.25 * 2**tries), id(run), run))
         return tries
 
@@ -240,7 +240,7 @@ class Refused:
         return found
 
     def forget(self, run: Run) -> None:
-        self.tries.pop(run.job.token, None)
+        self.tries.pop(run.job.fence, None)
 
 
 def log_end(run: Run) -> None:

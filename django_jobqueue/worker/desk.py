@@ -30,7 +30,7 @@ class Desk:
         self.runs: dict[int, Run] = {}
         self.stop_requested = threading.Event()
         self.at_once = threading.Event()
-        #: What is to be given back, by job and token; until that is written they are ours.
+        #: What is to be given back, by job and fence; until that is written they are ours.
         self._returning: dict[tuple[int, int | None], tuple[Run, float]] = {}
         #: Called with a run that cannot be given back, and why: nobody will run it.
         self.refused: Callable[[Run, Exception], None] = lambda run, error: self.let_go(run)
@@ -80,8 +80,8 @@ class Desk:
             del self.runs[run.job.pk]
 
     def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None:
-        if job.token is not None:
-            self._progress[job.pk] = Progress(job.pk, job.token, done, total, message)
+        if job.fence is not None:
+            self._progress[job.pk] = Progress(job.pk, job.fence, done, total, message)
 
     def interrupt_on_stop(self, job: Job) -> None:
         """The task wants to know at once that the worker stops."""
@@ -94,15 +94,15 @@ class Desk:
         news, self._progress = self._progress, {}
         return [progress for pk, progress in news.items() if pk in self.runs]
 
-    def is_held(self, pk: int, token: int | None) -> bool:
+    def is_held(self, pk: int, fence: int | None) -> bool:
         """Is this very attempt of the job ours?"""
-        return ((run := self.runs.get(pk)) is not None and run.job.token == token) or (pk, token) in self._returning
+        return ((run := self.runs.get(pk)) is not None and run.job.fence == fence) or (pk, fence) in self._returning
 
     def keep_to_return(self, runs: Iterable[Run], delay: float = 0.0) -> None:
         """These have not started and are to be given back, by the next ``give_back``."""
         for run in runs:
             self.hold(run)
-            self._returning.setdefault((run.job.pk, run.job.token), (run, delay))
+            self._returning.setdefault((run.job.pk, run.job.fence), (run, delay))
 
     def give_back(self, runs: Iterable[Run] = (), delay: float = 0.0) -> int:
         """Give claimed jobs back that have not started, and those that are kept for that; how many were still ours.
@@ -144,7 +144,7 @@ class Desk:
         return len(left)
 
     def _has_returned(self, run: Run) -> None:
-        self._returning.pop((run.job.pk, run.job.token), None)
+        self._returning.pop((run.job.pk, run.job.fence), None)
 
     def let_go_in_copy(self) -> None:
         """In a process that a job has forked: hold nothing, start nothing."""

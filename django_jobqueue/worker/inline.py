@@ -66,8 +66,8 @@ class InlineWorker:
         self.stopped = True
 
     def note_progress(self, job: Job, done: float, total: float | None, message: str) -> None:
-        if job.token is not None:
-            report([Progress(job.pk, job.token, done, total, message)], self.using)
+        if job.fence is not None:
+            report([Progress(job.pk, job.fence, done, total, message)], self.using)
 
     def interrupt_on_stop(self, job: Job) -> None:
         """It stops between two jobs only."""

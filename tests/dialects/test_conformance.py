@@ -21,7 +21,7 @@ from ..lifecycle.steps import database_now, tick
 pytestmark = pytest.mark.django_db(transaction=True)
 
 DEFAULT = Lane("default", 0)
-TOKEN, WORKER = 2**62 + 1, 7
+FENCE, WORKER = 2**62 + 1, 7
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def pks(jobs) -> list[int]:
     return [job.pk for job in jobs]
 
 
-def ending(job: Job, *, token=TOKEN, outcome="succeeded", waited=0.0, took=0.0, **fields) -> Ending:
+def ending(job: Job, *, fence=FENCE, outcome="succeeded", waited=0.0, took=0.0, **fields) -> Ending:
     fields = {"status": "SUCCESSFUL", "final": True, **fields}
     texts = {name: fields.pop(name) for name in ("message", "exception_class_path", "traceback") if name in fields}
-    return Ending(job.pk, token, WORKER, waited, took, Fields(**fields), outcome, **texts)
+    return Ending(job.pk, fence, WORKER, waited, took, Fields(**fields), outcome, **texts)
 
 
 def again(**fields) -> dict:
@@ -52,7 +52,7 @@ def again(**fields) -> dict:
 
 def claimed(dialect, number=1, **fields) -> list[Job]:
     make(number, **fields)
-    return dialect.claim([DEFAULT], number, WORKER, TOKEN)
+    return dialect.claim([DEFAULT], number, WORKER, FENCE)
 
 
 # -- insert
@@ -84,7 +84,7 @@ def test_insert_keeps_every_column(dialect, number):
         assert {name: getattr(job, name) for name in call} == call
         assert (job.queue_name, job.priority, job.max_attempts, job.backend) == ("mail\t\\", -100, 7, "other")
         assert (job.status, job.place, job.run_after) == ("READY", None, run_after)
-        assert (job.attempts, job.tries, job.losses, job.token, job.worker_id) == (0, 0, 0, None, None)
+        assert (job.attempts, job.tries, job.losses, job.fence, job.worker_id) == (0, 0, 0, None, None)
 
 
 @pytest.mark.parametrize("number", [2, 70])
@@ -125,23 +125,23 @@ def test_lanes_are_those_with_jobs_in_line(dialect):
 
 def test_claim_takes_the_head_of_the_line(dialect):
     jobs = make(5)
-    found = dialect.claim([DEFAULT], 3, WORKER, TOKEN)
+    found = dialect.claim([DEFAULT], 3, WORKER, FENCE)
     assert pks(found) == pks(jobs[:3])
     for job in found:
         row = Job.objects.get(pk=job.pk)
-        state = ("RUNNING", WORKER, TOKEN, 1, 1)
-        assert (row.status, row.worker_id, row.token, row.attempts, row.tries) == state
-        assert (job.status, job.worker_id, job.token, job.attempts, job.tries) == state
+        state = ("RUNNING", WORKER, FENCE, 1, 1)
+        assert (row.status, row.worker_id, row.fence, row.attempts, row.tries) == state
+        assert (job.status, job.worker_id, job.fence, job.attempts, job.tries) == state
         assert job.started_at == row.started_at
         assert abs(database_now() - row.started_at) < timedelta(seconds=5)
         assert (job.losses, job.max_attempts, job.task_path, job.queue_name) == (0, 1, "tests.tasks.noop", "default")
-    assert pks(dialect.claim([DEFAULT], 10, WORKER, TOKEN + 1)) == pks(jobs[3:])
-    assert dialect.claim([DEFAULT], 10, WORKER, TOKEN + 2) == []
+    assert pks(dialect.claim([DEFAULT], 10, WORKER, FENCE + 1)) == pks(jobs[3:])
+    assert dialect.claim([DEFAULT], 10, WORKER, FENCE + 2) == []
 
 
 def test_claim_goes_through_the_lanes_in_their_order(dialect):
     a, b, other = make(2, queue_name="a"), make(2, queue_name="b", priority=3), make(1, queue_name="c")
-    found = dialect.claim([Lane("b", 3), Lane("a", 0), Lane("none", 0)], 3, WORKER, TOKEN)
+    found = dialect.claim([Lane("b", 3), Lane("a", 0), Lane("none", 0)], 3, WORKER, FENCE)
     assert pks(found) == [*pks(b), a[0].pk]
     assert pks(Job.objects.in_line().order_by("pk")) == pks([a[1], *other])
 
@@ -150,18 +150,18 @@ def test_claim_takes_nothing_that_is_not_in_line(dialect):
     make(1, place=None, run_after=datetime(2020, 1, 1, tzinfo=UTC))
     for status in ("RUNNING", "SUCCESSFUL", "FAILED", "CANCELLED", "WAITING"):
         make(1, status=status)
-    assert dialect.claim([DEFAULT], 10, WORKER, TOKEN) == []
-    assert not Job.objects.filter(token=TOKEN).exists()
+    assert dialect.claim([DEFAULT], 10, WORKER, FENCE) == []
+    assert not Job.objects.filter(fence=FENCE).exists()
 
 
 def test_claim_keeps_apart_the_jobs_that_must_run_alone(dialect):
     suspects, jobs = make(2), make(2)
     for job in suspects:
         Job.objects.filter(pk=job.pk).update(place=-job.pk)
-    assert sorted(pks(dialect.claim([DEFAULT], 10, WORKER, TOKEN))) == pks(jobs)
-    assert len(dialect.claim([DEFAULT], 1, WORKER, TOKEN + 1, isolated=True)) == 1
-    assert len(dialect.claim([DEFAULT], 9, WORKER, TOKEN + 2, isolated=True)) == 1
-    assert dialect.claim([DEFAULT], 9, WORKER, TOKEN + 3, isolated=True) == []
+    assert sorted(pks(dialect.claim([DEFAULT], 10, WORKER, FENCE))) == pks(jobs)
+    assert len(dialect.claim([DEFAULT], 1, WORKER, FENCE + 1, isolated=True)) == 1
+    assert len(dialect.claim([DEFAULT], 9, WORKER, FENCE + 2, isolated=True)) == 1
+    assert dialect.claim([DEFAULT], 9, WORKER, FENCE + 3, isolated=True) == []
 
 
 def test_g3_two_claims_at_once_never_take_one_job(dialect):
@@ -170,7 +170,7 @@ def test_g3_two_claims_at_once_never_take_one_job(dialect):
     def take(number):
         try:
             start.wait()
-            while some := dialect.claim([DEFAULT], 7, number, TOKEN + number):
+            while some := dialect.claim([DEFAULT], 7, number, FENCE + number):
                 found.extend((job.pk, number) for job in some)
         finally:
             connections.close_all()
@@ -192,7 +192,7 @@ def test_a_claim_passes_by_what_another_has_locked(dialect):
 
     def take():
         try:
-            taken.extend(pks(dialect.claim([DEFAULT], 3, WORKER, TOKEN)))
+            taken.extend(pks(dialect.claim([DEFAULT], 3, WORKER, FENCE)))
         finally:
             connections.close_all()
             done.set()
@@ -217,7 +217,7 @@ def test_promote_puts_the_due_jobs_in_line(dialect):
     assert dialect.promote(2) == 0
     assert set(pks(Job.objects.in_line())) == set(pks(due + ready))
     assert set(pks(Job.objects.scheduled())) == set(pks(later))
-    first = dialect.claim([DEFAULT], 1, WORKER, TOKEN)
+    first = dialect.claim([DEFAULT], 1, WORKER, FENCE)
     assert pks(first) == pks(ready)  # they were put at the end
 
 
@@ -229,7 +229,7 @@ def test_finish_writes_the_job_and_its_attempt_together(dialect):
     written = dialect.finish([ending(job, waited=0.25, took=1.5, result={"a": 1}, message="fine")])
     assert written == {job.pk: "SUCCESSFUL"}
     row, attempt = Job.objects.get(), Attempt.objects.get()
-    assert (row.status, row.result, row.token, row.worker_id) == ("SUCCESSFUL", {"a": 1}, None, None)
+    assert (row.status, row.result, row.fence, row.worker_id) == ("SUCCESSFUL", {"a": 1}, None, None)
     assert (row.attempts, row.tries, row.losses) == (1, 1, 0)
     assert (attempt.job_id, attempt.number, attempt.worker_id) == (job.pk, 1, WORKER)
     assert (attempt.outcome, attempt.message, attempt.exception_class_path) == ("succeeded", "fine", "")
@@ -249,21 +249,21 @@ def test_finish_keeps_the_result_as_it_is(dialect, result):
     assert Job.objects.filter(result__isnull=True).count() == (result is None)
 
 
-def test_g4_finish_writes_nothing_without_the_token(dialect):
+def test_g4_finish_writes_nothing_without_the_fence(dialect):
     mine, other = claimed(dialect, 2)
     before = list(Job.objects.order_by("pk").values())
-    assert dialect.finish([ending(mine, token=TOKEN + 1), ending(other, token=0)]) == {}
+    assert dialect.finish([ending(mine, fence=FENCE + 1), ending(other, fence=0)]) == {}
     assert list(Job.objects.order_by("pk").values()) == before
     assert not Attempt.objects.exists()
 
 
-def test_g4_a_token_is_good_once(dialect):
+def test_g4_a_fence_is_good_once(dialect):
     (job,) = claimed(dialect)
     assert dialect.finish([ending(job, **again(place="keep"))]) == {job.pk: "READY"}
     assert dialect.finish([ending(job)]) == {}
-    (job,) = dialect.claim([DEFAULT], 1, WORKER, TOKEN + 1)
-    assert dialect.finish([ending(job, token=TOKEN)]) == {}
-    assert dialect.finish([ending(job, token=TOKEN + 1)]) == {job.pk: "SUCCESSFUL"}
+    (job,) = dialect.claim([DEFAULT], 1, WORKER, FENCE + 1)
+    assert dialect.finish([ending(job, fence=FENCE)]) == {}
+    assert dialect.finish([ending(job, fence=FENCE + 1)]) == {job.pk: "SUCCESSFUL"}
     assert list(Attempt.objects.order_by("number").values_list("number", "outcome")) == [
         (1, "retrying"),
         (2, "succeeded"),
@@ -272,7 +272,7 @@ def test_g4_a_token_is_good_once(dialect):
 
 def test_finish_of_a_batch_writes_what_is_ours_and_says_so(dialect):
     jobs = claimed(dialect, 20)
-    batch = [ending(job, token=TOKEN + (number % 3 == 0), took=number) for number, job in enumerate(jobs)]
+    batch = [ending(job, fence=FENCE + (number % 3 == 0), took=number) for number, job in enumerate(jobs)]
     ours = [job.pk for number, job in enumerate(jobs) if number % 3]
     assert dialect.finish(batch[::-1]) == dict.fromkeys(ours, "SUCCESSFUL")
     assert sorted(Attempt.objects.values_list("job_id", flat=True)) == ours
@@ -294,7 +294,7 @@ def test_finish_keeps_the_place_of_a_job_that_was_interrupted(dialect):
     row = Job.objects.get(pk=job.pk)
     assert (row.status, row.place, row.attempts, row.tries, row.losses) == ("READY", place, 1, 0, 0)
     assert row.finished_at is None
-    assert pks(dialect.claim([DEFAULT], 5, WORKER, TOKEN + 1)) == [job.pk]
+    assert pks(dialect.claim([DEFAULT], 5, WORKER, FENCE + 1)) == [job.pk]
 
 
 def test_finish_puts_a_job_at_the_end_of_the_line(dialect):
@@ -302,7 +302,7 @@ def test_finish_puts_a_job_at_the_end_of_the_line(dialect):
     others = make(2)
     tick()
     dialect.finish([ending(job, **again(place="next"))])
-    assert pks(dialect.claim([DEFAULT], 5, WORKER, TOKEN + 1)) == [*pks(others), job.pk]
+    assert pks(dialect.claim([DEFAULT], 5, WORKER, FENCE + 1)) == [*pks(others), job.pk]
 
 
 def test_finish_schedules_a_job_by_the_clock_of_the_database(dialect):
@@ -325,7 +325,7 @@ def test_finish_sets_a_job_apart_that_was_lost(dialect):
     dialect.finish([ending(job, **again(place="isolate", counted=False, lost=True, outcome="lost"))])
     row = Job.objects.get()
     assert (row.status, row.place, row.attempts, row.tries, row.losses) == ("READY", -place, 1, 0, 1)
-    (job,) = dialect.claim([DEFAULT], 1, WORKER, TOKEN, isolated=True)
+    (job,) = dialect.claim([DEFAULT], 1, WORKER, FENCE, isolated=True)
     dialect.finish([ending(job, **again(place="isolate", counted=False, lost=True, outcome="lost"))])
     assert Job.objects.get().place == -place
 
@@ -368,34 +368,34 @@ def test_finish_keeps_long_texts(dialect):
 
 def test_release_gives_a_job_back_as_if_it_had_not_been_claimed(dialect):
     before = list(Job.objects.filter(pk__in=pks(make(3))).order_by("pk").values())
-    jobs = dialect.claim([DEFAULT], 3, WORKER, TOKEN)
-    assert dialect.release([Release(job.pk, TOKEN) for job in jobs]) == 3
+    jobs = dialect.claim([DEFAULT], 3, WORKER, FENCE)
+    assert dialect.release([Release(job.pk, FENCE) for job in jobs]) == 3
     assert list(Job.objects.order_by("pk").values()) == before
     assert not Attempt.objects.exists()
 
 
 def test_release_for_later(dialect):
     now_job, later = claimed(dialect, 2)
-    assert dialect.release([Release(now_job.pk, TOKEN), Release(later.pk, TOKEN, 60.0)]) == 2
+    assert dialect.release([Release(now_job.pk, FENCE), Release(later.pk, FENCE, 60.0)]) == 2
     assert pks(Job.objects.in_line()) == [now_job.pk]
     row = Job.objects.scheduled().get()
     assert row.pk == later.pk and row.attempts == 0
     assert abs(row.run_after - database_now() - timedelta(seconds=60)) < timedelta(seconds=5)
 
 
-def test_g4_release_needs_the_token(dialect):
+def test_g4_release_needs_the_fence(dialect):
     (job,) = claimed(dialect)
     before = Job.objects.values().get()
-    assert dialect.release([Release(job.pk, TOKEN + 1)]) == 0
+    assert dialect.release([Release(job.pk, FENCE + 1)]) == 0
     assert Job.objects.values().get() == before
 
 
 def test_g13_release_of_a_job_that_was_asked_to_stop_cancels_it(dialect):
     (job,) = claimed(dialect)
     Job.objects.update(cancel_requested_at=Now())
-    dialect.release([Release(job.pk, TOKEN)])
+    dialect.release([Release(job.pk, FENCE)])
     row = Job.objects.get()
-    assert (row.status, row.token, row.worker_id) == ("CANCELLED", None, None)
+    assert (row.status, row.fence, row.worker_id) == ("CANCELLED", None, None)
     assert row.finished_at is not None
 
 
@@ -444,8 +444,8 @@ def test_a_collision_within_the_callers_transaction_is_the_callers(dialect, monk
 # -- succeed: what most attempts come to ----------------------------------------------------------
 
 
-def success(job: Job, *, token=TOKEN, waited=0.0, took=0.0, result=None) -> Success:
-    return Success(job.pk, token, WORKER, job.attempts, job.started_at, waited, took, result)
+def success(job: Job, *, fence=FENCE, waited=0.0, took=0.0, result=None) -> Success:
+    return Success(job.pk, fence, WORKER, job.attempts, job.started_at, waited, took, result)
 
 
 def test_what_went_well_is_written_as_finish_would_write_it(dialect):
@@ -477,11 +477,11 @@ def test_times_are_those_of_the_database_and_not_of_this_process(dialect):
 def test_g4_a_success_of_a_lost_attempt_writes_nothing_and_holds_up_no_other(dialect):
     jobs = claimed(dialect, 5)
     lost, again = jobs[1], jobs[3]
-    Job.objects.filter(pk=lost.pk).update(status="READY", token=None, worker=None)
-    Job.objects.filter(pk=again.pk).update(token=TOKEN + 1, attempts=2)
+    Job.objects.filter(pk=lost.pk).update(status="READY", fence=None, worker=None)
+    Job.objects.filter(pk=again.pk).update(fence=FENCE + 1, attempts=2)
     written = dialect.succeed([success(job, result="[1]") for job in jobs])
     assert written == set(pks(jobs)) - {lost.pk, again.pk}
-    assert Job.objects.get(pk=lost.pk).status == "READY" and Job.objects.get(pk=again.pk).token == TOKEN + 1
+    assert Job.objects.get(pk=lost.pk).status == "READY" and Job.objects.get(pk=again.pk).fence == FENCE + 1
     assert set(Attempt.objects.values_list("job_id", flat=True)) == written
     assert all(row.result == [1] for row in Job.objects.filter(pk__in=written))
 
@@ -498,7 +498,7 @@ def test_hundreds_of_successes_are_written_at_once(dialect):
     results = ["{}", "null", '"a\\"b\\\\c,{}\'%s"', None]
     written = dialect.succeed([success(job, result=results[job.pk % 4]) for job in reversed(jobs)])
     assert written == set(pks(jobs))
-    assert Job.objects.filter(status="SUCCESSFUL", token=None, worker=None).count() == 300
+    assert Job.objects.filter(status="SUCCESSFUL", fence=None, worker=None).count() == 300
     assert Attempt.objects.count() == 300
     for job in Job.objects.filter(pk__in=pks(jobs)[:8]):
         assert job.result == [{}, None, "a\"b\\c,{}'%s", None][job.pk % 4]
@@ -517,7 +517,7 @@ def test_a_peek_tells_what_an_idle_worker_has_to_know(dialect):
     Job.objects.scheduled().update(run_after=Now() - timedelta(seconds=5))
     in_line, due_in, *_ = dialect.peek()
     assert in_line and -10 < due_in < -4.9
-    dialect.claim([DEFAULT], 1, WORKER, TOKEN)
+    dialect.claim([DEFAULT], 1, WORKER, FENCE)
     assert dialect.peek()[0] is False
     pause(key="tenant-7")
     assert dialect.peek().paused is False, "that is no business of a claim"
@@ -540,10 +540,10 @@ def test_a_claim_begins_at_the_floor(dialect):
     places = dict(Job.objects.values_list("pk", "place"))
     Job.objects.filter(pk=jobs[0].pk).update(place=1)
     floor = places[jobs[2].pk]
-    found = dialect.claim([DEFAULT], 10, WORKER, TOKEN, floors=[floor])
+    found = dialect.claim([DEFAULT], 10, WORKER, FENCE, floors=[floor])
     below = [job.pk for job in jobs if job.pk == jobs[0].pk or places[job.pk] < floor]
     assert sorted(pks(found)) == sorted(set(pks(jobs)) - set(below))
-    assert sorted(pks(dialect.claim([DEFAULT], 10, WORKER, TOKEN))) == sorted(below)
+    assert sorted(pks(dialect.claim([DEFAULT], 10, WORKER, FENCE))) == sorted(below)
 
 
 # -- a worker's own connections -------------------------------------------------------------------
@@ -561,7 +561,7 @@ def test_a_workers_session_keeps_the_plans_of_its_statements(dialect, direct):
     make(3)
     with dialect.session():
         for _ in range(3):
-            dialect.claim([DEFAULT], 1, WORKER, TOKEN)
+            dialect.claim([DEFAULT], 1, WORKER, FENCE)
         assert len(prepared()) == 1
     assert len(prepared()) == 0, "the session's connection has been closed"
 
@@ -591,14 +591,14 @@ def test_nothing_is_prepared_behind_a_pooler_or_on_other_peoples_connections(dia
     make(3)
     monkeypatch.setattr(dialect, "direct", False)
     with dialect.session():
-        dialect.claim([DEFAULT], 1, WORKER, TOKEN)
+        dialect.claim([DEFAULT], 1, WORKER, FENCE)
         assert len(prepared()) == 0
     monkeypatch.setattr(dialect, "direct", True)
-    dialect.claim([DEFAULT], 1, WORKER, TOKEN)
+    dialect.claim([DEFAULT], 1, WORKER, FENCE)
     assert len(prepared()) == 0
     monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
     with dialect.session():
-        dialect.claim([DEFAULT], 1, WORKER, TOKEN)
+        dialect.claim([DEFAULT], 1, WORKER, FENCE)
         assert len(prepared()) == 0
 
 
@@ -606,9 +606,9 @@ def test_nothing_is_prepared_behind_a_pooler_or_on_other_peoples_connections(dia
 def test_a_prepared_statement_that_a_pooler_has_lost_is_sent_anew(dialect, direct):
     make(2)
     with dialect.session():
-        dialect.claim([DEFAULT], 1, WORKER, TOKEN)
+        dialect.claim([DEFAULT], 1, WORKER, FENCE)
         connection.connection.pgconn.exec_(b"DEALLOCATE ALL")  # as if this were another session of the server
-        assert len(dialect.claim([DEFAULT], 1, WORKER, TOKEN)) == 1
+        assert len(dialect.claim([DEFAULT], 1, WORKER, FENCE)) == 1
         assert not dialect.direct, "and nothing is prepared any more"
 
 

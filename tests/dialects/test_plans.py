@@ -57,7 +57,7 @@ from django_jobqueue.worker.lanes import Lanes
 from ..admin.plans import EXPLAIN, TABLES, analyse
 from ..tasks import echo, noop
 
-DEFAULT, TOKEN, WORKER = Lane("default", 0), 2**62 + 1, 7
+DEFAULT, FENCE, WORKER = Lane("default", 0), 2**62 + 1, 7
 
 FILL = f"""
 INSERT INTO {Job._meta.db_table} (enqueued_at, finished_at, status, place, run_after, queue_name, priority,
@@ -147,21 +147,21 @@ def explained(monkeypatch):
 def test_g14_every_statement_of_a_worker_finds_its_index(full_table, explained):
     dialect = get_dialect("default")
     worker = register("default", queues=[], slots=1, lease=30)
-    jobs = dialect.claim([DEFAULT], 100, worker.pk, TOKEN)
-    jobs += dialect.claim([DEFAULT], 100, worker.pk, TOKEN, floors=[jobs[-1].place])
+    jobs = dialect.claim([DEFAULT], 100, worker.pk, FENCE)
+    jobs += dialect.claim([DEFAULT], 100, worker.pk, FENCE, floors=[jobs[-1].place])
     assert len(jobs) == 200
     mail = Lane("mail", 5)
     Job.objects.filter(pk__in=[job.pk for job in jobs[:20]]).update(status="READY", queue_name="mail", priority=5)
-    assert len(dialect.claim([mail, DEFAULT], 30, worker.pk, TOKEN, floors=[0, jobs[-1].place])) == 30
-    dialect.claim([DEFAULT], 1, worker.pk, TOKEN, isolated=True)
-    dialect.claim([DEFAULT, mail], 1, worker.pk, TOKEN, isolated=True)
+    assert len(dialect.claim([mail, DEFAULT], 30, worker.pk, FENCE, floors=[0, jobs[-1].place])) == 30
+    dialect.claim([DEFAULT], 1, worker.pk, FENCE, isolated=True)
+    dialect.claim([DEFAULT, mail], 1, worker.pk, FENCE, isolated=True)
     held_by(worker.pk, "default")
     Job.objects.filter(pk=jobs[0].pk).update(cancel_requested_at=Now())
     assert cancel_requests(worker.pk, "default") == [jobs[0].pk]
-    dialect.succeed([Success(job.pk, TOKEN, worker.pk, 1, job.started_at, 0, 0, None) for job in jobs[:100]])
+    dialect.succeed([Success(job.pk, FENCE, worker.pk, 1, job.started_at, 0, 0, None) for job in jobs[:100]])
     again = Fields(status="READY", final=False, place="none", delay=5.0)
-    dialect.finish([Ending(job.pk, TOKEN, worker.pk, 0, 0, again, "retrying") for job in jobs[100:150]])
-    dialect.release([Release(job.pk, TOKEN) for job in jobs[150:]])
+    dialect.finish([Ending(job.pk, FENCE, worker.pk, 0, 0, again, "retrying") for job in jobs[100:150]])
+    dialect.release([Release(job.pk, FENCE) for job in jobs[150:]])
     assert dialect.lanes() == [DEFAULT]
     assert dialect.peek()[0] is True
     isolated_waiting([DEFAULT], "default")
@@ -185,10 +185,10 @@ def test_g14_the_plans_that_a_worker_keeps_are_made_once_and_find_their_indexes(
             fill(3, "WAITING", place="nextval('django_jobqueue_place')")
             Job.objects.filter(status="WAITING").update(concurrency_key="crew")
             dialect.admit(["crew"], rules, [], {})
-            jobs = dialect.claim([DEFAULT], 10, WORKER, TOKEN)
-            dialect.succeed([Success(job.pk, TOKEN, WORKER, 1, job.started_at, 0, 0, None) for job in jobs[1:]])
+            jobs = dialect.claim([DEFAULT], 10, WORKER, FENCE)
+            dialect.succeed([Success(job.pk, FENCE, WORKER, 1, job.started_at, 0, 0, None) for job in jobs[1:]])
             again = Fields(status="READY", final=False, place="none", delay=5.0)
-            dialect.finish([Ending(jobs[0].pk, TOKEN, WORKER, 0, 0, again, "retrying")])
+            dialect.finish([Ending(jobs[0].pk, FENCE, WORKER, 0, 0, again, "retrying")])
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT name, cardinality(parameter_types), custom_plans, statement FROM pg_prepared_statements"
@@ -279,8 +279,8 @@ def many_limits(full_table):
     limits = [Limit(key=key, started=2, used_at=at) for key, at in zip(keys, used, strict=True)]
     limits[1].started = 5000
     Limit.objects.bulk_create(limits, batch_size=500)
-    permits = [Permit(key=key, number=number, job_id=1, token=1, taken_at=now) for key in keys for number in (0, 1)]
-    more = [Permit(key=keys[1], number=number, job_id=1, token=1, taken_at=now) for number in range(2, 5000)]
+    permits = [Permit(key=key, number=number, job_id=1, fence=1, taken_at=now) for key in keys for number in (0, 1)]
+    more = [Permit(key=keys[1], number=number, job_id=1, fence=1, taken_at=now) for number in range(2, 5000)]
     Permit.objects.bulk_create([*permits, *more], batch_size=500)
     analyse()
     return keys
@@ -408,7 +408,7 @@ def test_g14_every_statement_of_control_finds_its_index(full_table, explained):
     pause(task="tests.tasks.other")
     lanes = Lanes(QueueSelector(), "default")
     lanes.look()
-    assert lanes.paused and len(get_dialect("default").claim(lanes.order, 50, WORKER, TOKEN, only=lanes.only)) == 50
+    assert lanes.paused and len(get_dialect("default").claim(lanes.order, 50, WORKER, FENCE, only=lanes.only)) == 50
     held_back(QueueSelector(), "default")
     assert explained == []
 
@@ -442,9 +442,9 @@ def work_off(dialect: Dialect, number: int, *, with_floor: bool) -> int:
     """Claim and finish so many jobs; the floor at the end."""
     floor = 0
     for _ in range(number // 500):
-        jobs = dialect.claim([DEFAULT], 500, WORKER, TOKEN, floors=[floor])
+        jobs = dialect.claim([DEFAULT], 500, WORKER, FENCE, floors=[floor])
         floor = max(job.place for job in jobs) if with_floor else 0
-        dialect.succeed([Success(job.pk, TOKEN, WORKER, 1, job.started_at, 0, 0, None) for job in jobs])
+        dialect.succeed([Success(job.pk, FENCE, WORKER, 1, job.started_at, 0, 0, None) for job in jobs])
     return floor
 
 
@@ -458,7 +458,7 @@ def buffers(dialect, floor: int, monkeypatch) -> int:
         return []
 
     monkeypatch.setattr(dialect, "_rows", explained)
-    dialect.claim([DEFAULT], 5, WORKER, TOKEN, floors=[floor])
+    dialect.claim([DEFAULT], 5, WORKER, FENCE, floors=[floor])
     monkeypatch.setattr(dialect, "_rows", rows)
     [[plan]] = plans[0]
     top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]

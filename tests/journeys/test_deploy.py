@@ -39,7 +39,7 @@ def test_g6_sigterm_costs_no_attempt(queue_db, start_worker, journal, eventually
     assert wait_for_exit(worker) == 0
     left = Job.objects.exclude(status="SUCCESSFUL")
     assert left.exists()
-    assert set(left.values_list("status", "attempts", "tries", "losses", "worker", "token", "started_at")) == {
+    assert set(left.values_list("status", "attempts", "tries", "losses", "worker", "fence", "started_at")) == {
         ("READY", 0, 0, 0, None, None, None)
     }
     assert set(outcomes()) == {"succeeded"}

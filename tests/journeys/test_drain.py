@@ -103,7 +103,7 @@ def test_g3_four_workers_claim_each_job_once(queue_db, start_worker, journal, ev
     assert set(journal.started().values()) == {1} and len(journal.started()) == number
     assert Attempt.objects.count() == number
     assert set(Attempt.objects.values_list("number", "outcome")) == {(1, "succeeded")}
-    assert set(Job.objects.values_list("attempts", "tries", "losses", "token", "worker")) == {(1, 1, 0, None, None)}
+    assert set(Job.objects.values_list("attempts", "tries", "losses", "fence", "worker")) == {(1, 1, 0, None, None)}
 
 
 def test_g13_cancel_reaches_jobs_that_were_claimed_but_not_started(queue_db, start_worker, journal, eventually):

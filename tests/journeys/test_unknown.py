@@ -22,7 +22,7 @@ def test_g8_unknown_task_waits_for_a_worker_that_knows_it(queue_db, start_worker
 
     assert wait_for_exit(start_worker("--drain", 1), 30) == 0
     waiting = Job.objects.filter(pk__in=new)
-    assert set(waiting.values_list("status", "place", "attempts", "tries", "token")) == {("READY", None, 0, 0, None)}
+    assert set(waiting.values_list("status", "place", "attempts", "tries", "fence")) == {("READY", None, 0, 0, None)}
     assert all(waiting.values_list("run_after", flat=True))
     assert not Attempt.objects.filter(job__in=new).exists()
     assert Job.objects.get(pk=known).status == "SUCCESSFUL"

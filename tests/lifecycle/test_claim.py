@@ -201,7 +201,7 @@ def test_a_claimed_job_is_running_and_held():
     row = fresh(job)
     assert row.status == taken.status == Job.Status.RUNNING
     assert row.worker_id == taken.worker_id == holder.pk
-    assert row.token == taken.token and taken.token is not None
+    assert row.fence == taken.fence and taken.fence is not None
     assert (row.attempts, row.tries) == (taken.attempts, taken.tries) == (1, 1)
     assert abs(row.started_at - before) < timedelta(seconds=5)
     assert (taken.args, taken.kwargs, taken.task_path) == ([1, 2], {}, "tests.tasks.add")
@@ -215,10 +215,10 @@ def test_g3_a_job_is_claimed_once():
 
 
 @pytest.mark.django_db
-def test_every_claim_draws_another_token():
+def test_every_claim_draws_another_fence():
     enqueue(), enqueue()
     holder = worker()
-    assert take_one(holder).token != take_one(holder).token
+    assert take_one(holder).fence != take_one(holder).fence
 
 
 @pytest.mark.django_db
@@ -432,7 +432,7 @@ def test_g6_a_released_job_is_where_it_was_and_nothing_is_counted():
     assert release([taken], USING) == 1
     row = fresh(first)
     assert (row.status, row.attempts, row.tries, row.losses) == (Job.Status.READY, 0, 0, 0)
-    assert row.token is None and row.worker_id is None and row.started_at is None
+    assert row.fence is None and row.worker_id is None and row.started_at is None
     assert row.place == before.place
     assert attempts(first) == []
     assert [job.pk for job in take(worker(), 5)] == [first.pk, second.pk]
@@ -448,14 +448,14 @@ def test_a_job_released_with_a_delay_is_scheduled():
 
 
 @pytest.mark.django_db
-def test_g4_a_release_with_a_stale_token_changes_nothing():
+def test_g4_a_release_with_a_stale_fence_changes_nothing():
     job = enqueue()
     mine = take_one(worker())
     release([mine], USING)
     other = take_one(worker())
     assert release([mine], USING) == 0
     row = fresh(job)
-    assert row.status == Job.Status.RUNNING and row.token == other.token and row.attempts == 1
+    assert row.status == Job.Status.RUNNING and row.fence == other.fence and row.attempts == 1
 
 
 @pytest.mark.django_db

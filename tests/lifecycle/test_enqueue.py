@@ -76,7 +76,7 @@ def test_the_row_says_what_was_enqueued():
     assert (job.args, job.kwargs) == ([1, [None, "x"]], {"key": {"a": 1.5}})
     assert (job.queue_name, job.priority, job.max_attempts, job.backend) == ("mail", 7, 4, "default")
     assert (job.status, job.attempts, job.tries, job.losses) == (Job.Status.READY, 0, 0, 0)
-    assert job.token is None and job.worker_id is None and job.started_at is None and job.finished_at is None
+    assert job.fence is None and job.worker_id is None and job.started_at is None and job.finished_at is None
     assert before <= job.enqueued_at <= timezone.now()
     assert job.call == 'echo(1, [null, "x"], key={"a": 1.5})'
 

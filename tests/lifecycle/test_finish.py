@@ -49,7 +49,7 @@ def test_a_success_is_written_with_its_attempt():
     assert end(job, succeeded({"n": [1, None]}), took=2.0) == {job.pk: "SUCCESSFUL"}
     row, (attempt,) = fresh(job), attempts(job)
     assert (row.status, row.result) == (Job.Status.SUCCESSFUL, {"n": [1, None]})
-    assert row.token is None and row.worker_id is None
+    assert row.fence is None and row.worker_id is None
     assert (attempt.number, attempt.outcome, attempt.worker_id) == (1, "succeeded", job.worker_id)
     assert (attempt.message, attempt.exception_class_path, attempt.traceback) == ("", "", "")
     assert not attempt.is_error
@@ -88,7 +88,7 @@ def test_g15_times_are_the_databases_own_and_only_differences_are_measured(monke
 @pytest.mark.parametrize(
     "outcome", [succeeded("late"), failed(), retrying(), interrupted()], ids=lambda o: str(o.state)
 )
-def test_g4_finish_with_a_stale_token_writes_nothing(outcome):
+def test_g4_finish_with_a_stale_fence_writes_nothing(outcome):
     job = enqueue()
     lost = take_one(worker())
     release([lost], USING)
@@ -96,7 +96,7 @@ def test_g4_finish_with_a_stale_token_writes_nothing(outcome):
     current = take_one(holder)
     assert end(lost, outcome) == {}
     row = fresh(job)
-    assert (row.status, row.token, row.worker_id) == (Job.Status.RUNNING, current.token, holder.pk)
+    assert (row.status, row.fence, row.worker_id) == (Job.Status.RUNNING, current.fence, holder.pk)
     assert row.result is None and attempts(job) == []
     assert end(current, succeeded("mine")) == {job.pk: "SUCCESSFUL"}
 
@@ -145,7 +145,7 @@ def test_a_retry_with_a_delay_is_scheduled_by_the_databases_clock():
     job = started(noop.using(max_attempts=3))
     assert end(job, retrying(60.0)) == {job.pk: "READY"}
     row = fresh(job)
-    assert row.is_scheduled and row.finished_at is None and row.token is None and row.worker_id is None
+    assert row.is_scheduled and row.finished_at is None and row.fence is None and row.worker_id is None
     assert (row.attempts, row.tries) == (1, 1)
     assert 50 < next_due(USING) <= 60
     assert outcomes(job) == ["retrying"]
@@ -337,8 +337,8 @@ def test_a_large_batch_is_written_whole():
     assert Attempt.objects.filter(outcome="succeeded", worker_id=holder.pk).count() == 120
 
 
-def test_finishing_is_by_the_token_and_not_by_the_status():
-    """A row somebody edited by hand is finished by whoever holds the token."""
+def test_finishing_is_by_the_fence_and_not_by_the_status():
+    """A row somebody edited by hand is finished by whoever holds the fence."""
     job = started()
     Job.objects.filter(pk=job.pk).update(cancel_requested_at=Now())
     assert end(job, succeeded()) == {job.pk: "SUCCESSFUL"}

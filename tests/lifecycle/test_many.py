@@ -87,7 +87,7 @@ def test_every_kind_is_walked_to_its_end(small_batches, kind):
     alike, different = {
         "ready": ({"place": 7}, {"place": 5}),
         "scheduled": ({"place": None, "run_after": later}, {"run_after": later + timedelta(hours=1)}),
-        "running": ({"status": "RUNNING", "worker_id": 3, "token": 1}, {"worker_id": 4}),
+        "running": ({"status": "RUNNING", "worker_id": 3, "fence": 1}, {"worker_id": 4}),
     }.get(kind, ({"status": kind.upper()}, {"max_attempts": 2}))
     Job.objects.update(**alike)
     ids = sorted(Job.objects.values_list("pk", flat=True))

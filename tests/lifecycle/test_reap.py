@@ -52,7 +52,7 @@ def test_g2_the_job_of_a_silent_worker_goes_back_in_line():
     assert run.job.pk == job.pk and run.outcome.state == "lost" and not run.outcome.final
     row = fresh(job)
     assert (row.status, row.attempts, row.tries, row.losses) == (Job.Status.READY, 1, 0, 1)
-    assert row.token is None and row.worker_id is None and row.place == taken.place
+    assert row.fence is None and row.worker_id is None and row.place == taken.place
     (attempt,) = attempts(job)
     assert (attempt.number, attempt.outcome, attempt.worker_id) == (1, "lost", holder.pk)
     assert attempt.exception_class_path == "django_jobqueue.exceptions.JobLost"

@@ -80,14 +80,14 @@ class Lives(RuleBasedStateMachine):
         job = data.draw(st.sampled_from(self.held))
         row = Job.objects.get(pk=job.pk)
         written = finish([run_of(job, self.outcome(kind, job))], USING)
-        assert bool(written) == (row.token == job.token), "written if and only if the job is still ours"
+        assert bool(written) == (row.fence == job.fence), "written if and only if the job is still ours"
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def give_back(self, data):
         job = data.draw(st.sampled_from(self.held))
         row = Job.objects.get(pk=job.pk)
-        assert release([job], USING) == (row.token == job.token)
+        assert release([job], USING) == (row.fence == job.fence)
 
     @rule(which=st.integers(0, 1))
     def lose_a_worker(self, which):
@@ -135,11 +135,11 @@ class Lives(RuleBasedStateMachine):
         finished = {}
         for job in Job.objects.all():
             running = job.status == Job.Status.RUNNING
-            assert running == (job.token is not None) == (job.worker_id is not None)
+            assert running == (job.fence is not None) == (job.worker_id is not None)
             if running:
                 assert job.worker_id in alive
-                claims = [held for held in self.held if held.pk == job.pk and held.token == job.token]
-                assert len(claims) == 1, "a token belongs to one claim"
+                claims = [held for held in self.held if held.pk == job.pk and held.fence == job.fence]
+                assert len(claims) == 1, "a fence belongs to one claim"
             assert numbers.get(job.pk, []) == list(range(1, job.attempts - running + 1)), "no gap, none twice"
             assert job.tries <= min(job.max_attempts, job.attempts)
             assert job.losses <= LOSSES_TO_FAIL

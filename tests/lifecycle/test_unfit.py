@@ -222,7 +222,7 @@ def test_g9_a_due_job_that_cannot_be_put_in_line_ends_alone():
 def test_g9_progress_that_cannot_be_stored_keeps_no_other_from_it():
     one, other = started(), started()
     with refusing(f"NEW.id = {one.pk}"):
-        assert report([Progress(job.pk, job.token, 1.0) for job in (one, other)], USING) == 1
+        assert report([Progress(job.pk, job.fence, 1.0) for job in (one, other)], USING) == 1
     assert (fresh(one).progress, fresh(other).progress["done"]) == (None, 1.0)
 
 

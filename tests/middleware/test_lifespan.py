@@ -244,9 +244,9 @@ def test_how_far_a_running_job_is_can_be_seen(eventually):
 def test_g4_a_lost_attempt_tells_nothing_of_its_progress():
     job = enqueue(noop)
     claimed = take_one(worker_row())
-    assert report([Progress(job.pk, claimed.token, 1, 2)], "default") == 1
-    Job.objects.filter(pk=job.pk).update(token=claimed.token + 1)
-    assert report([Progress(job.pk, claimed.token, 2, 2)], "default") == 0
+    assert report([Progress(job.pk, claimed.fence, 1, 2)], "default") == 1
+    Job.objects.filter(pk=job.pk).update(fence=claimed.fence + 1)
+    assert report([Progress(job.pk, claimed.fence, 2, 2)], "default") == 0
     assert fresh(job).progress["done"] == 1
 
 

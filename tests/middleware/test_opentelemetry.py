@@ -93,7 +93,7 @@ def skips():
 
 @task
 def loses_itself():
-    Job.objects.filter(pk=current_job().job.pk).update(token=1)
+    Job.objects.filter(pk=current_job().job.pk).update(fence=1)
 
 
 def buy(request, kind):

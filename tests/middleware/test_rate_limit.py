@@ -197,10 +197,10 @@ def keep(stock, seconds):
 def test_what_is_drawn_in_advance_counts_as_if_it_started_at_the_end_of_its_time(number):
     job = claimed(1)[0]
     before = database_now()
-    drawn = get_dialect("default").draw("rate/1s key", job.pk, job.token, Terms(1000, 1.0, 1000, number, hold=300.0))
+    drawn = get_dialect("default").draw("rate/1s key", job.pk, job.fence, Terms(1000, 1.0, 1000, number, hold=300.0))
     after, permit = database_now(), Permit.objects.get()
     assert (drawn.number, Limit.objects.get().started, permit.number) == (number, number, number - 1)
-    assert (permit.job_id, permit.token) == (job.pk, job.token)
+    assert (permit.job_id, permit.fence) == (job.pk, job.fence)
     held = timedelta(seconds=300 if number > 1 else 0)
     assert before + held <= permit.taken_at <= after + held
 
@@ -388,7 +388,7 @@ def test_values_that_cannot_be_are_refused(given):
 def test_prune_forgets_what_counts_no_more():
     (job,) = claimed(1)
     assert try_to_start(job) is None
-    Job.objects.update(status="SUCCESSFUL", token=None, finished_at=timezone.now())
+    Job.objects.update(status="SUCCESSFUL", fence=None, finished_at=timezone.now())
     prune(10**6)
     assert Permit.objects.count() == 1
     Limit.objects.update(used_at=timezone.now() - timedelta(days=3))

@@ -250,4 +250,4 @@ def test_g5_whatever_layers_do_in_an_attempts_transactions_rows_and_outcome_are_
     (attempt,), row = steps.attempts(job), steps.fresh(job)
     state, status, result, message = told.end
     assert (attempt.outcome, row.status, row.result, attempt.message) == (state, status, result, message)
-    assert (row.token, row.worker_id) == (None, None), "nobody holds it any more"
+    assert (row.fence, row.worker_id) == (None, None), "nobody holds it any more"

@@ -193,7 +193,7 @@ def lose(job):
     """As if a reaper had found that the worker is gone: on another connection."""
 
     def elsewhere():
-        Job.objects.filter(pk=job.pk).update(token=None, status="READY", worker=None)
+        Job.objects.filter(pk=job.pk).update(fence=None, status="READY", worker=None)
         connection.close()
 
     thread = threading.Thread(target=elsewhere)
@@ -385,7 +385,7 @@ def test_g2_job_finished_hears_of_attempts_that_were_lost_with_their_worker(sett
         started_at=job.enqueued_at, heartbeat_at=job.enqueued_at, lease_until=job.enqueued_at,
     )  # fmt: skip
     Job.objects.filter(pk=job.pk).update(
-        status="RUNNING", worker=gone, token=5, attempts=1, tries=1, started_at=job.enqueued_at
+        status="RUNNING", worker=gone, fence=5, attempts=1, tries=1, started_at=job.enqueued_at
     )
     worker = make_worker()
     worker._reaped(reap("default"))

@@ -58,7 +58,7 @@ def claimed_run(task: Any, *args: Any, row: dict[str, Any] | None = None, **kwar
             "tries": 1,
             "max_attempts": getattr(task, "max_attempts", None) or 1,
             "worker_id": Boss.id,
-            "token": 1,
+            "fence": 1,
             **row,
         }
     )

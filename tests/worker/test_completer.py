@@ -195,7 +195,7 @@ def test_g4_two_claims_of_one_job_in_one_batch_are_told_apart(desk):
     """As after an outage: it was lost, and claimed again by the same process under its new number."""
     old = started()
     lost = run_of(old, succeeded("old"))
-    Job.objects.filter(pk=old.pk).update(status="READY", token=None, worker=None)
+    Job.objects.filter(pk=old.pk).update(status="READY", fence=None, worker=None)
     new = take_one(worker())
     assert new.pk == old.pk
     desk.write(lost, run_of(new, succeeded("new")))

@@ -52,7 +52,7 @@ def test_g9_what_refuses_attempts_does_not_keep_a_job_running(desk):
     with refusing(f"NEW.job_id = {bad.pk}", event="INSERT", model=Attempt):
         desk.write(run_of(bad, succeeded()), run_of(good, succeeded()))
     assert (fresh(bad).status, fresh(good).status) == ("FAILED", "SUCCESSFUL")
-    assert fresh(bad).token is None and fresh(bad).finished_at is not None
+    assert fresh(bad).fence is None and fresh(bad).finished_at is not None
 
 
 def test_g9_a_row_that_cannot_be_changed_at_all_keeps_nobody_waiting(desk):
@@ -82,7 +82,7 @@ def test_g6_a_worker_that_has_such_a_row_stops_without_it(queue_db, eventually):
     bad = enqueue()
     with refusing(f"NEW.id = {bad.pk} AND NEW.status <> 'RUNNING'"):
         with working() as worker:
-            eventually(lambda: worker.completer.holds(bad_token(bad)), within=20)
+            eventually(lambda: worker.completer.holds(bad_fence(bad)), within=20)
             good = enqueue()
             eventually(lambda: fresh(good).status == "SUCCESSFUL", within=20)
             began = time.monotonic()
@@ -145,7 +145,7 @@ def test_g6_a_drain_ends_beside_an_outcome_that_is_refused_again_and_again(queue
     assert fresh(bad).status in ("RUNNING", "READY"), "it is run again, by the next worker"
 
 
-def bad_token(job: Job) -> Job:
+def bad_fence(job: Job) -> Job:
     return fresh(job)
 
 

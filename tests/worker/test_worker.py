@@ -311,7 +311,7 @@ def test_g9_a_malformed_row_does_not_stop_its_queue(damage):
     drain()
     assert fresh(good).status == Job.Status.SUCCESSFUL
     assert fresh(bad).status in (Job.Status.FAILED, Job.Status.READY)
-    assert fresh(bad).token is None
+    assert fresh(bad).fence is None
 
 
 def test_g9_a_priority_that_is_no_number_does_not_stop_the_queue(eventually):
@@ -321,7 +321,7 @@ def test_g9_a_priority_that_is_no_number_does_not_stop_the_queue(eventually):
         eventually(lambda: attempts(job))
         good = enqueue()
         eventually(lambda: fresh(good).status == Job.Status.SUCCESSFUL, within=5)
-    assert fresh(job).token is None
+    assert fresh(job).fence is None
 
 
 @task(max_attempts=2, backoff=0)
@@ -379,7 +379,7 @@ def test_g6_a_job_that_outlasts_the_grace_is_interrupted_at_no_cost(made):
     assert clean == [made is wait_async], "a thread of ours still runs the sync job, which no interrupt reaches"
     row = fresh(job)
     assert (row.status, row.attempts, row.tries, row.losses) == ("READY", 1, 0, 0)
-    assert row.place is not None and row.token is None
+    assert row.place is not None and row.fence is None
     assert outcomes(job) == ["interrupted"]
     GATE.set()
     del worker, thread
@@ -422,7 +422,7 @@ def test_g6_a_job_that_ends_in_the_moment_of_the_stop_is_written(monkeypatch):
         worker.stop()
         GATE.set()
         assert worker.finished.wait(20)
-    assert (fresh(job).status, fresh(job).token) == ("SUCCESSFUL", None)
+    assert (fresh(job).status, fresh(job).fence) == ("SUCCESSFUL", None)
 
 
 def test_a_task_may_stop_its_worker():
@@ -478,7 +478,7 @@ def test_g4_a_worker_that_lost_its_lease_goes_on_under_a_new_number_and_writes_n
         old = worker.id
         # Another worker finds it silent, gives its job back and ends it.
         WorkerRow.objects.filter(pk=old).update(status="LOST")
-        Job.objects.filter(pk=job.pk).update(status="SUCCESSFUL", token=None, worker=None, result="by another")
+        Job.objects.filter(pk=job.pk).update(status="SUCCESSFUL", fence=None, worker=None, result="by another")
         eventually(lambda: worker.id != old)
         after = enqueue(add, 1, 2)
         eventually(lambda: fresh(after).is_finished)

@@ -45,7 +45,7 @@ SELECT queue_name, priority FROM lane
 CLAIM = f"""
 WITH {{picked}}
 UPDATE {JOB} AS job
-SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, token = %s,
+SET status = 'RUNNING', attempts = attempts + 1, tries = tries + 1, worker_id = %s, fence = %s,
     started_at = clock_timestamp()
 FROM picked WHERE job.ctid = picked.tid
 RETURNING {", ".join(TELLABLE.format("job.run_after") if name == "run_after" else f"job.{name}" for name in CLAIMED)}
@@ -79,12 +79,12 @@ def claim_statement(picked: str, isolated: bool, only: str) -> str:
     return CLAIM.format(picked=picked.format(reach="<" if isolated else ">=", only=only))
 
 
-# The fence is the token alone: it is drawn at random for each claim and cleared by whatever ends the attempt. A
-# condition on the status would invite the planner to the index of running jobs, which is full of dead entries.
+# The fence alone tells whose the row is: it is drawn at random for each claim and cleared by whatever ends the attempt.
+# A condition on the status would invite the planner to the index of running jobs, which is full of dead entries.
 FINISH = f"""
 WITH ended AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%s::jsonb) AS ended(
-        id bigint, token bigint, worker_id bigint, waited float8, took float8, status text, final boolean, place text,
+        id bigint, fence bigint, worker_id bigint, waited float8, took float8, status text, final boolean, place text,
         delay float8, run_after timestamptz, queue_name text, priority smallint, counted boolean, lost boolean,
         result jsonb, keep float8, result_ttl float8, outcome text, message text, exception_class_path text,
         traceback text, log text)
@@ -108,8 +108,8 @@ WITH ended AS MATERIALIZED (
         result_until = CASE WHEN ended.final OR job.cancel_requested_at IS NOT NULL
             THEN clock_timestamp() + ended.result_ttl * interval '1 second' END,
         worker_id = NULL,
-        token = NULL
-    FROM ended WHERE job.id = ended.id AND job.token = ended.token
+        fence = NULL
+    FROM ended WHERE job.id = ended.id AND job.fence = ended.fence
     RETURNING job.id, job.attempts AS number, job.started_at, job.status,
         job.started_at + (ended.took - ended.waited) * interval '1 second' AS finished_at,
         job.status = 'CANCELLED' AND NOT ended.final AS cancelled
@@ -129,7 +129,7 @@ SELECT id, status FROM written
 SUCCEED = f"""
 WITH ended AS MATERIALIZED (
     SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
-        AS ended(id, token, worker_id, waited, took, result)
+        AS ended(id, fence, worker_id, waited, took, result)
 ), written AS (
     UPDATE {JOB} AS job SET
         status = 'SUCCESSFUL',
@@ -137,8 +137,8 @@ WITH ended AS MATERIALIZED (
         finished_at = clock_timestamp(),
         result = ended.result::jsonb,
         worker_id = NULL,
-        token = NULL
-    FROM ended WHERE job.id = ended.id AND job.token = ended.token
+        fence = NULL
+    FROM ended WHERE job.id = ended.id AND job.fence = ended.fence
     RETURNING job.id, job.attempts AS number, ended.worker_id, job.started_at,
         job.started_at + (ended.took - ended.waited) * interval '1 microsecond' AS finished_at
 ), attempt AS (
@@ -161,7 +161,7 @@ class PostgreSQL(PostgreSQLEnqueue, PostgreSQLLimits, Dialect):
         lanes: Sequence[Lane],
         limit: int,
         worker_id: int,
-        token: int,
+        fence: int,
         *,
         floors: Sequence[int] = (),
         isolated: bool = False,
@@ -177,9 +177,9 @@ class PostgreSQL(PostgreSQLEnqueue, PostgreSQLLimits, Dialect):
             names, priorities = map(list, zip(*lanes, strict=True))
             picked, params = FROM_LANES, [names, priorities, floors, *only.params, limit, limit]
         sql = claim_statement(picked, isolated, only.sql)
-        params += [worker_id, token]
+        params += [worker_id, fence]
         jobs = [
-            self._claimed(row, worker_id, token) for row in self.again_after_collision(lambda: self._rows(sql, params))
+            self._claimed(row, worker_id, fence) for row in self.again_after_collision(lambda: self._rows(sql, params))
         ]
         if len(lanes) > 1:
             order = {lane: place for place, lane in enumerate(lanes)}
@@ -193,9 +193,9 @@ class PostgreSQL(PostgreSQLEnqueue, PostgreSQLLimits, Dialect):
 
     def succeed(self, successes: Sequence[Success]) -> set[int]:
         ordered = sorted(successes)  # by id, so that two writers never deadlock
-        ids, tokens, workers, _, _, waited, took, results = zip(*ordered, strict=True)
+        ids, fences, workers, _, _, waited, took, results = zip(*ordered, strict=True)
         arrays = [
-            *(array(map(str, numbers)) for numbers in (ids, tokens, workers)),
+            *(array(map(str, numbers)) for numbers in (ids, fences, workers)),
             *(array([str(int(seconds * 1_000_000)) for seconds in times]) for times in (waited, took)),
             array(map(quoted, results)),
         ]

@@ -136,7 +136,7 @@ WITH gate AS MATERIALIZED (
         ) + %s * (%s + %s * random()) AS wait
     FROM tried
 ), permitted AS (
-    INSERT INTO {PERMIT} (key, number, job_id, token, taken_at)
+    INSERT INTO {PERMIT} (key, number, job_id, fence, taken_at)
     SELECT %s, started + number - 1, %s, %s::bigint, now + CASE WHEN number > 1 THEN %s ELSE 0 END * interval '1 second'
     FROM gate CROSS JOIN drawn WHERE number > 0
 ), forgotten AS (
@@ -172,11 +172,11 @@ class PostgreSQLLimits(PostgreSQLSession, Limits):
             rows = self.under_lock(names, lambda: self._rows(ADMIT, params))
         return _admitted(rows)
 
-    def draw(self, key: str, job_id: int, token: int | None, terms: Terms) -> Drawn:
+    def draw(self, key: str, job_id: int, fence: int | None, terms: Terms) -> Drawn:
         asked_at = time.monotonic()
-        rows = self._under_lock([key], DRAW, _of_draw(key, job_id, token, terms))
+        rows = self._under_lock([key], DRAW, _of_draw(key, job_id, fence, terms))
         if not rows:
-            return super().draw(key, job_id, token, terms)
+            return super().draw(key, job_id, fence, terms)
         ((number, wait),) = rows
         return Drawn(number, asked_at) if number else Drawn(0, wait=not_too_long(wait))
 
@@ -242,7 +242,7 @@ def _admitted(rows: Iterable[tuple[str, str, int]]) -> Admitted:
     return Admitted(found["lane"], found["more"], found["strange"])
 
 
-def _of_draw(key: str, job_id: int, token: int | None, terms: Terms) -> list[Any]:
+def _of_draw(key: str, job_id: int, fence: int | None, terms: Terms) -> list[Any]:
     """The parameters of ``DRAW``."""
     starts, period, burst, number, hold = terms
     least, most = STEPS
@@ -250,6 +250,6 @@ def _of_draw(key: str, job_id: int, token: int | None, terms: Terms) -> list[Any
         *(key, name_of(key), key),
         *([burst, starts], [period * burst / starts, period], [*{number, 1}]),
         *(period / starts, least, most - least),
-        *(key, job_id, token, hold),
+        *(key, job_id, fence, hold),
         *(key, starts, LONGEST, key),
     ]
