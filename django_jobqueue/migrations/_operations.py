@@ -4,9 +4,11 @@ from django.db import migrations
 
 
 class OnDatabase(migrations.RunSQL):
-    """SQL for one kind of database, a no-op on the others."""
+    """SQL for one kind of database, a no-op on the others. Backwards it does nothing unless told to: what it changes in
+    a table that the same migration has made goes with that table.
+    """
 
-    def __init__(self, vendor, sql, reverse_sql):
+    def __init__(self, vendor, sql, reverse_sql=migrations.RunSQL.noop):
         self.vendor = vendor
         super().__init__(sql, reverse_sql)
 
@@ -16,16 +18,4 @@ class OnDatabase(migrations.RunSQL):
 
     def database_backwards(self, app_label, schema_editor, from_state, to_state):
         if schema_editor.connection.vendor == self.vendor:
-            super().database_backwards(app_label, schema_editor, from_state, to_state)
-
-
-class AlterOnMySQL(migrations.AlterField):
-    """A change of a field that is one of the column on MySQL and MariaDB only."""
-
-    def database_forwards(self, app_label, schema_editor, from_state, to_state):
-        if schema_editor.connection.vendor == "mysql":
-            super().database_forwards(app_label, schema_editor, from_state, to_state)
-
-    def database_backwards(self, app_label, schema_editor, from_state, to_state):
-        if schema_editor.connection.vendor == "mysql":
             super().database_backwards(app_label, schema_editor, from_state, to_state)

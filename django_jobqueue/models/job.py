@@ -262,8 +262,8 @@ class Job(models.Model):
         ]
         # Each index holds only the rows that its one reader looks for, so that finished jobs cost a claim nothing.
         # MySQL and MariaDB build theirs over all rows. There a column in front has to do what the condition does
-        # elsewhere; three indexes by id would only repeat the primary key, so one by status stands for them. Their
-        # migrations make the same.
+        # elsewhere; three indexes by id would only repeat the primary key, so one by status stands for them. The
+        # migration makes the same.
         indexes = [
             PartialIndex(
                 fields=["queue_name", "priority", "place"],

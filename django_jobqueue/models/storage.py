@@ -19,7 +19,7 @@ MIGRATIONS = "django_jobqueue.migrations"
 #: Not cached per session: numbers drawn ahead of time would put new jobs in front of old ones.
 CREATE_SEQUENCE = f"CREATE SEQUENCE IF NOT EXISTS {SEQUENCE} AS bigint CACHE 1"
 
-#: How PostgreSQL keeps the tables, by their names; migrations 0002 and 0006 give the reasons.
+#: How PostgreSQL keeps the tables, by their names; the migration gives the reasons.
 PARAMETERS = {
     "django_jobqueue_job": (
         "fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, "
