@@ -43,9 +43,9 @@ ALTER TABLE django_jobqueue_job
     DROP INDEX jobqueue_failed, ADD INDEX jobqueue_failed (status, id),
     DROP INDEX jobqueue_waiting, DROP INDEX jobqueue_cancelled
 """
-MYSQL_FOLLOWED = """
+MYSQL_HAS_DEPENDENTS = """
 ALTER TABLE django_jobqueue_job
-    DROP INDEX jobqueue_followed, ADD INDEX jobqueue_followed (has_dependents, finished_at)
+    DROP INDEX jobqueue_has_dependents, ADD INDEX jobqueue_has_dependents (has_dependents, finished_at)
 """
 MYSQL_FOR_A_SLOT = """
 ALTER TABLE django_jobqueue_job
@@ -190,13 +190,13 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('finished_at__isnull', False), ('has_dependents__in', [True])), fields=['id'], name='jobqueue_followed'),
+            index=models.Index(condition=models.Q(('finished_at__isnull', False), ('has_dependents__in', [True])), fields=['id'], name='jobqueue_has_dependents'),
         ),
         migrations.AddIndex(
             model_name='job',
             index=models.Index(condition=models.Q(('batch__isnull', False)), fields=['batch', 'status'], name='jobqueue_batch'),
         ),
-        OnDatabase("mysql", MYSQL_FOLLOWED),
+        OnDatabase("mysql", MYSQL_HAS_DEPENDENTS),
         migrations.AddIndex(
             model_name='job',
             index=models.Index(condition=models.Q(('concurrency_key__isnull', False), ('status', 'WAITING'), ('waiting_for', 0)), fields=['concurrency_key', '-priority', 'id'], name='jobqueue_for_a_slot'),

@@ -285,7 +285,7 @@ class Job(models.Model):
             PartialIndex(fields=["id"], name="jobqueue_cancelled", condition=Q(status=Status.CANCELLED), whole=[]),
             PartialIndex(
                 fields=["id"],
-                name="jobqueue_followed",
+                name="jobqueue_has_dependents",
                 condition=Q(has_dependents__in=[True], finished_at__isnull=False),
                 whole=["has_dependents", "finished_at"],
             ),
