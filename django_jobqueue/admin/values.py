@@ -36,7 +36,7 @@ class QueueForm(ValueForm):
         label=_("Queue"),
         max_length=100,
         widget=forms.TextInput(attrs={"list": "jq-queues", "autocomplete": "off", "autofocus": True}),
-        help_text=_("Each job keeps its place: in the other line it stands where its age puts it."),
+        help_text=_("Each job keeps its place in line."),
     )
 
 
@@ -55,7 +55,7 @@ class TimeForm(ValueForm):
         label=_("Time"),
         required=False,
         widget=forms.DateTimeInput(attrs={"type": "datetime-local", "step": "1"}, format="%Y-%m-%dT%H:%M:%S"),
-        help_text=_("They do not start before. Empty, or a time that is past: now."),
+        help_text=_("Earliest start time. Leave empty to run now."),
     )
 
     def clean_value(self) -> datetime | None:

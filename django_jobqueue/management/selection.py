@@ -75,8 +75,8 @@ def add_arguments(parser: ArgumentParser, kinds: Sequence[str]) -> None:
         metavar="TEXT",
         help="Jobs whose latest attempt ended in this exception, or with this in its message.",
     )
-    add("--limit", type=at_least_one, metavar="N", help="At most so many jobs.")
-    add("--dry-run", action="store_true", help="Change nothing: say how many jobs it would be, and show the first.")
+    add("--limit", type=at_least_one, metavar="N", help="At most this many jobs.")
+    add("--dry-run", action="store_true", help="Change nothing: report the number of jobs, and show the first ones.")
 
 
 @dataclass(slots=True)

@@ -51,18 +51,18 @@ class Attempt(models.Model):
         related_name="attempts",
         help_text=_("The worker that ran it."),
     )
-    started_at = models.DateTimeField(_("started at"), help_text=_("When the worker began, by the database's clock."))
-    finished_at = models.DateTimeField(_("finished at"), help_text=_("When it ended, by the database's clock."))
-    outcome = models.CharField(
-        _("outcome"), max_length=12, choices=OutcomeState, help_text=_("What the attempt came to.")
+    started_at = models.DateTimeField(
+        _("started at"), help_text=_("When the worker started the task, by the database's clock.")
     )
+    finished_at = models.DateTimeField(_("finished at"), help_text=_("When it ended, by the database's clock."))
+    outcome = models.CharField(_("outcome"), max_length=12, choices=OutcomeState, help_text=_("The attempt's outcome."))
     message = models.CharField(
         _("message"), max_length=500, blank=True, default="", help_text=_("The error or the reason in one line.")
     )
     exception_class_path = models.CharField(
         _("exception"), max_length=255, blank=True, default="", help_text=_("The dotted path of the exception's class.")
     )
-    traceback = models.TextField(_("traceback"), blank=True, default="", help_text=_("Where the exception came from."))
+    traceback = models.TextField(_("traceback"), blank=True, default="", help_text=_("The exception's traceback."))
     log = models.TextField(_("log"), null=True, blank=True, help_text=_("What the job logged during this attempt."))
 
     class Meta:

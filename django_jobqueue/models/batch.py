@@ -14,10 +14,13 @@ class Batch(models.Model):
     """Jobs that belong together: what ``chain`` and ``group`` have enqueued, and what was added to it."""
 
     id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The batch's number."))
-    name = models.CharField(_("name"), max_length=200, blank=True, default="", help_text=_("What people call it."))
+    name = models.CharField(_("name"), max_length=200, blank=True, default="", help_text=_("A name for people."))
     created_at = models.DateTimeField(_("created at"), help_text=_("When its first jobs were enqueued."))
     cancelled_at = models.DateTimeField(
-        _("cancelled at"), null=True, blank=True, help_text=_("Since when it takes no more jobs; empty: it does.")
+        _("cancelled at"),
+        null=True,
+        blank=True,
+        help_text=_("When the batch was cancelled. Since then nothing can be added to it."),
     )
 
     class Meta:
@@ -63,7 +66,7 @@ class Dependency(models.Model):
         db_constraint=False,
         db_index=False,  # the primary key begins with it
         related_name="+",
-        help_text=_("The job that is waited for."),
+        help_text=_("The job that the other one depends on."),
     )
     job = models.ForeignKey(
         "Job",
@@ -71,34 +74,34 @@ class Dependency(models.Model):
         verbose_name=_("job"),
         db_constraint=False,
         related_name="dependencies",
-        help_text=_("The job that waits."),
+        help_text=_("The job that depends on it."),
     )
     rule = models.CharField(
         _("rule"),
         max_length=6,
         choices=Rule,
-        help_text=_("What becomes of the job if the other does not succeed."),
+        help_text=_("What happens to the job if the other one does not succeed."),
     )
     position = models.PositiveIntegerField(
         _("position"),
         null=True,
-        help_text=_("The place of the other's result among those that the job gets; empty: it gets none."),
+        help_text=_("The position of the other job's result in the job's arguments. Empty: not passed on."),
     )
     listed = models.BooleanField(
-        _("listed"), default=False, help_text=_("Does the job get the results as a list, even if it is only one?")
+        _("listed"), default=False, help_text=_("Whether the job gets the results as a list, even a single one.")
     )
     status = models.CharField(
         _("status"),
         max_length=10,
         choices=Status.choices,
         null=True,
-        help_text=_("What the other came to, once the job knows."),
+        help_text=_("The other job's final status, once the job has been told of it."),
     )
     expired = models.BooleanField(
         _("expired"),
         default=False,
         db_default=False,
-        help_text=_("Was the other's result deleted before the job got it?"),
+        help_text=_("Whether the other job's result was deleted before the job got it."),
     )
 
     objects = DependencyQuerySet.as_manager()

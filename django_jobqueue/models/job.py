@@ -149,7 +149,7 @@ class Job(models.Model):
         _("cancel requested at"),
         null=True,
         blank=True,
-        help_text=_("When somebody asked to cancel the job while it was running."),
+        help_text=_("When cancelling was requested while the job was running."),
     )
     worker = models.ForeignKey(
         "Worker",
@@ -166,27 +166,25 @@ class Job(models.Model):
         _("fence"),
         null=True,
         editable=False,
-        help_text=_("Drawn at random for each claim: without it nothing of the attempt is written."),
+        help_text=_("A random number for each claim. Only the worker that has it can write the outcome."),
     )
     priority = models.SmallIntegerField(
         _("priority"), default=0, help_text=_("From -100 to 100; larger numbers run first.")
     )
     max_attempts = models.PositiveSmallIntegerField(
-        _("maximum attempts"), default=1, help_text=_("How many attempts may fail before the job does.")
+        _("maximum attempts"), default=1, help_text=_("The number of attempts that may fail before the job fails.")
     )
-    attempts = models.PositiveIntegerField(
-        _("attempts"), default=0, help_text=_("How often the job was started; the number of its latest attempt.")
-    )
+    attempts = models.PositiveIntegerField(_("attempts"), default=0, help_text=_("The number of attempts so far."))
     tries = models.PositiveSmallIntegerField(
         _("tries"),
         default=0,
-        help_text=_("The attempts that count towards the maximum: not the snoozed, interrupted and lost ones."),
+        help_text=_("Attempts that count towards the maximum. Snoozed, interrupted and lost attempts do not."),
     )
     losses = models.PositiveSmallIntegerField(
-        _("losses"), default=0, help_text=_("How often a worker vanished while it had the job.")
+        _("losses"), default=0, help_text=_("The number of workers that vanished while they had the job.")
     )
     status = models.CharField(
-        _("status"), max_length=10, choices=Status, default=Status.READY, help_text=_("Where the job stands.")
+        _("status"), max_length=10, choices=Status, default=Status.READY, help_text=_("The job's current state.")
     )
     queue_name = KeyField(
         _("queue"), max_length=100, default="default", help_text=_("The queue that the job waits in.")
@@ -203,11 +201,9 @@ class Job(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text=_("Of the jobs that have the same one only so many run at the same time."),
+        help_text=_("Jobs with the same key share a concurrency limit."),
     )
-    options = models.JSONField(
-        _("options"), null=True, blank=True, help_text=_("The options that were given for this job alone.")
-    )
+    options = models.JSONField(_("options"), null=True, blank=True, help_text=_("Options given for this job alone."))
     batch = models.ForeignKey(
         "Batch",
         models.DO_NOTHING,
@@ -220,33 +216,33 @@ class Job(models.Model):
         help_text=_("The batch that the job belongs to."),
     )
     waiting_for = models.PositiveIntegerField(
-        _("waiting for"), default=0, db_default=0, help_text=_("For how many other jobs the job still waits.")
+        _("waiting for"), default=0, db_default=0, help_text=_("The number of jobs that this job still waits for.")
     )
     has_dependents = models.BooleanField(
         _("has dependents"),
         default=False,
         db_default=False,
         editable=False,
-        help_text=_("Does any job wait for this one that has not been told of its end yet?"),
+        help_text=_("Whether a job waits for this one and has not been told of its end yet."),
     )
     progress = models.JSONField(
         _("progress"),
         null=True,
         blank=True,
-        help_text=_("How far the latest attempt says it is: done, total, message."),
+        help_text=_("The progress that the latest attempt reported: done, total, message."),
     )
     result = models.JSONField(_("result"), null=True, blank=True, help_text=_("What the task returned."))
     result_until = models.DateTimeField(
         _("result until"),
         null=True,
         blank=True,
-        help_text=_("When the result is deleted; empty: with the job."),
+        help_text=_("When the result is deleted. Empty: together with the job."),
     )
     prune_at = models.DateTimeField(
         _("deleted at"),
         null=True,
         blank=True,
-        help_text=_("When the finished job is deleted; empty: when the project's retention is over."),
+        help_text=_("When the finished job is deleted. Empty: after the project's retention."),
     )
 
     objects = JobQuerySet.as_manager()

@@ -16,15 +16,13 @@ USED = timedelta(hours=1)
 class Limit(models.Model):
     """One key of a concurrency or rate limit. Whoever lets jobs start under it locks this row first."""
 
-    key = KeyField(
-        _("key"), max_length=255, primary_key=True, help_text=_("What is limited, behind the kind of limit.")
-    )
-    started = models.BigIntegerField(_("started"), default=0, help_text=_("How many starts were allowed so far."))
+    key = KeyField(_("key"), max_length=255, primary_key=True, help_text=_("The kind of limit, and what it limits."))
+    started = models.BigIntegerField(_("started"), default=0, help_text=_("The number of starts allowed so far."))
     line_until = models.DateTimeField(
-        _("line until"), null=True, help_text=_("When the last of those that have to wait is expected.")
+        _("line until"), null=True, help_text=_("When the last waiting job is expected to start.")
     )
     used_at = models.DateTimeField(
-        _("used at"), null=True, db_index=True, help_text=_("When it was used last, within an hour.")
+        _("used at"), null=True, db_index=True, help_text=_("When the limit was last used, to within an hour.")
     )
 
     class Meta:
@@ -39,11 +37,11 @@ class Permit(models.Model):
     """A start under a rate limit, or several that were drawn at once: then the row has the number of the last one."""
 
     pk = models.CompositePrimaryKey("key", "number")
-    key = KeyField(_("key"), max_length=255, help_text=_("The limit's."))
-    number = models.BigIntegerField(_("number"), help_text=_("0 for the first start that the limit has allowed."))
+    key = KeyField(_("key"), max_length=255, help_text=_("The limit's key."))
+    number = models.BigIntegerField(_("number"), help_text=_("0 for the first start that the limit allowed."))
     job_id = models.BigIntegerField(_("job"), help_text=_("The job that was started."))
     fence = models.BigIntegerField(_("fence"), null=True, help_text=_("The fence of the attempt."))
-    taken_at = models.DateTimeField(_("taken at"), help_text=_("When, by the database's clock."))
+    taken_at = models.DateTimeField(_("taken at"), help_text=_("When the job was started, by the database's clock."))
 
     class Meta:
         verbose_name = _("permit")

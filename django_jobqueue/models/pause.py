@@ -49,15 +49,15 @@ class Pause(models.Model):
         max_length=255,
         help_text=_("The dotted path of a task, or the key that a concurrency or rate limit makes of the arguments."),
     )
-    paused_at = models.DateTimeField(_("paused at"), help_text=_("Since when, by the database's clock."))
+    paused_at = models.DateTimeField(_("paused at"), help_text=_("When it was paused, by the database's clock."))
     held_until = models.DateTimeField(
-        _("held until"), null=True, blank=True, help_text=_("To when jobs are put off that come to run under the key.")
+        _("held until"), null=True, blank=True, help_text=_("Until when jobs under the key are put off.")
     )
     resumed_at = models.DateTimeField(
         _("resumed at"),
         null=True,
         blank=True,
-        help_text=_("When the key was resumed. The row stays until no job can be left that was put off."),
+        help_text=_("When the key was resumed. The row stays until no put-off job can be left."),
     )
 
     objects = PauseQuerySet.as_manager()

@@ -16,10 +16,10 @@ class Queue(models.Model):
         _("paused at"),
         null=True,
         blank=True,
-        help_text=_("Since when no worker claims from the queue; empty while it is open."),
+        help_text=_("When the queue was paused. Empty: it is not paused."),
     )
     created_at = models.DateTimeField(
-        _("first seen at"), auto_now_add=True, help_text=_("When the queue was first met.")
+        _("first seen at"), auto_now_add=True, help_text=_("When the queue was first seen.")
     )
 
     class Meta:

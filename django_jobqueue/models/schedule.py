@@ -30,7 +30,7 @@ class Schedule(models.Model):
     Overlap = Overlap
 
     id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The schedule's number."))
-    name = KeyField(_("name"), max_length=255, unique=True, help_text=_("Tells it from the others."))
+    name = KeyField(_("name"), max_length=255, unique=True, help_text=_("A unique name."))
     task_path = KeyField(_("task"), max_length=255, help_text=_("The dotted path of its task."))
     args = models.JSONField(_("arguments"), default=list, blank=True, help_text=_("The positional arguments, a list."))
     kwargs = models.JSONField(
@@ -45,26 +45,26 @@ class Schedule(models.Model):
         _("time zone"),
         max_length=64,
         blank=True,
-        help_text=_("Whose clocks a cron expression goes by, as “Europe/Berlin”; empty: those of this project."),
+        help_text=_("The time zone of a cron expression, such as “Europe/Berlin”. Empty: the project's."),
     )
     jitter = models.FloatField(
         _("jitter"),
         default=0.0,
         validators=[MinValueValidator(0), MaxValueValidator(86_400)],
-        help_text=_("Each job is put off by up to so many seconds."),
+        help_text=_("Each job is delayed by up to this many seconds."),
     )
     overlap = models.CharField(
         _("overlap"),
         max_length=10,
         choices=Overlap,
         default=Overlap.ALLOW,
-        help_text=_("What to do when the last job is unfinished."),
+        help_text=_("What to do when the previous job is unfinished."),
     )
     catch_up = models.PositiveIntegerField(
         _("catch up"),
         default=1,
         validators=[MaxValueValidator(MOST_CAUGHT_UP)],
-        help_text=_("How many missed runs are made up for, the latest ones: 0 for none, 1 for the last."),
+        help_text=_("How many missed runs to catch up on, the latest ones: 0 for none, 1 for the last."),
     )
     queue_name = KeyField(
         _("queue"), max_length=100, blank=True, help_text=_("The queue of its jobs; empty for the task's own.")
@@ -89,7 +89,7 @@ class Schedule(models.Model):
         blank=True,
         editable=False,
         db_index=True,
-        help_text=_("When workers look at it: at its next run, or sooner while a run waits for the last job."),
+        help_text=_("When workers check it next: at its next run, or sooner while a run waits for the previous job."),
     )
     last_run_at = models.DateTimeField(
         _("last run"), null=True, blank=True, editable=False, help_text=_("The last tick that was enqueued.")
@@ -102,7 +102,7 @@ class Schedule(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text=_("The tick that waits until the last job has ended."),
+        help_text=_("The tick that waits until the previous job has ended."),
     )
     skipped_at = models.DateTimeField(
         _("last skipped run"), null=True, blank=True, editable=False, help_text=_("The last tick that was skipped.")
@@ -111,35 +111,35 @@ class Schedule(models.Model):
         _("skipped runs"),
         default=0,
         editable=False,
-        help_text=_("How many ticks were skipped because the last job was unfinished."),
+        help_text=_("The number of ticks skipped because the previous job was unfinished."),
     )
     paused_at = models.DateTimeField(
-        _("paused at"), null=True, blank=True, editable=False, help_text=_("Since when it enqueues nothing.")
+        _("paused at"), null=True, blank=True, editable=False, help_text=_("When it was paused.")
     )
     error = models.TextField(
-        _("error"), blank=True, editable=False, help_text=_("Why its tick could not be enqueued; it is tried again.")
+        _("error"), blank=True, editable=False, help_text=_("Why its tick could not be enqueued. It is retried.")
     )
     fingerprint = models.CharField(
         _("definition"),
         max_length=40,
         blank=True,
         editable=False,
-        help_text=_("Of the definition in the code; empty for a schedule that was made here."),
+        help_text=_("A fingerprint of the definition in the code. Empty for a schedule made in the admin."),
     )
     former = models.JSONField(
-        _("former definitions"), default=list, editable=False, help_text=_("Fingerprints that it had before.")
+        _("former definitions"), default=list, editable=False, help_text=_("Earlier fingerprints.")
     )
     vouched_until = models.DateTimeField(
         _("vouched until"),
         null=True,
         blank=True,
         editable=False,
-        help_text=_("Until when living workers are known to have this definition in their code."),
+        help_text=_("Until when running workers are known to have this definition in their code."),
     )
     vanished_at = models.DateTimeField(
         _("vanished at"), null=True, blank=True, editable=False, help_text=_("When it was no longer found in the code.")
     )
-    created_at = models.DateTimeField(_("created at"), auto_now_add=True, help_text=_("When it was first met."))
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True, help_text=_("When it was first seen."))
 
     objects = ScheduleQuerySet.as_manager()
 

@@ -17,12 +17,12 @@ class UniqueKey(models.Model):
         _("key"), max_length=40, primary_key=True, help_text=_("A hash of the task's path and the text of the key.")
     )
     # without an index, which each new holder would have to be entered in
-    job_id = models.BigIntegerField(_("job"), help_text=_("The job that took the key last."))
+    job_id = models.BigIntegerField(_("job"), help_text=_("The job that last took the key."))
     until_started = models.BooleanField(
-        _("until started"), default=False, help_text=_("Has the job its key only while it waits to run?")
+        _("until started"), default=False, help_text=_("Whether the job holds its key only until it starts.")
     )
     until = models.DateTimeField(
-        _("until"), null=True, help_text=_("Until when the job has its key, whatever becomes of it.")
+        _("until"), null=True, help_text=_("Until when the job holds its key, whatever its outcome.")
     )
 
     class Meta:

@@ -37,7 +37,7 @@ class Worker(models.Model):
     id = models.BigAutoField(_("id"), primary_key=True, help_text=_("The worker's number; attempts refer to it."))
     name = models.CharField(_("name"), max_length=200, help_text=_("Host and process number."))
     hostname = models.CharField(_("host"), max_length=150, help_text=_("The machine that it runs on."))
-    pid = models.PositiveIntegerField(_("process number"), help_text=_("The process's number on its machine."))
+    pid = models.PositiveIntegerField(_("process number"), help_text=_("The process ID on its machine."))
     status = models.CharField(
         _("status"),
         max_length=10,
@@ -49,9 +49,11 @@ class Worker(models.Model):
         _("queues"), default=list, help_text=_("The queues that it takes from, in order; empty for all.")
     )
     slots = models.PositiveIntegerField(_("slots"), default=1, help_text=_("How many sync jobs it runs at once."))
-    lease = models.FloatField(_("lease"), default=30.0, help_text=_("For how many seconds a heartbeat is good."))
+    lease = models.FloatField(
+        _("lease"), default=30.0, help_text=_("The number of seconds for which a heartbeat is valid.")
+    )
     started_at = models.DateTimeField(_("started at"), help_text=_("When it started."))
-    heartbeat_at = models.DateTimeField(_("last heartbeat"), help_text=_("When it last gave a sign of life."))
+    heartbeat_at = models.DateTimeField(_("last heartbeat"), help_text=_("When it last reported that it is alive."))
     lease_until = models.DateTimeField(
         _("lease until"), help_text=_("Its jobs are given back when this time has passed without a heartbeat.")
     )

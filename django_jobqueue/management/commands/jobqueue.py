@@ -84,8 +84,8 @@ class Command(BaseCommand):
         verb("status", "Show queues, workers and numbers of jobs.")
         self.add_verbs_on_jobs(verb)
         for name, help in (
-            ("pause", "Let no worker claim from the queues, jobs of the tasks, or start any under the keys."),
-            ("resume", "Let them again."),
+            ("pause", "Stop workers from claiming jobs of these queues, tasks or keys."),
+            ("resume", "Resume paused queues, tasks or keys."),
         ):
             sub = verb(name, help)
             sub.add_argument("queues", nargs="*", type=queue_name, metavar="QUEUE", help="Queues.")
@@ -106,7 +106,7 @@ class Command(BaseCommand):
             help="Finished for longer than this: 90s, 15m, 12h, 7d, 2w. Default: OPTIONS['RETENTION']. Jobs of tasks "
             "that say how long they are kept go by that alone.",
         )
-        add("--dry-run", action="store_true", help="Only say how many it would be.")
+        add("--dry-run", action="store_true", help="Delete nothing: report the number of jobs.")
 
     def add_verbs_on_jobs(self, verb: Callable[[str, str], ArgumentParser]) -> None:
         retry = verb("retry", "Put failed and cancelled jobs back in line, with a full set of attempts.")

@@ -67,30 +67,30 @@ class Command(BaseCommand):
             type=queues,
             default=QueueSelector(),
             metavar="a,b*",
-            help="Take jobs from these queues only, in this order; a name or a prefix with a *. Neighbours with a "
-            "weight, as in mail=3,images=1, share a place in that order. Default: from all.",
+            help="Take jobs only from these queues, in this order: names, or prefixes with a *. Neighbors with a weight, as "
+            "in mail=3,images=1, share a place in that order. Default: all queues.",
         )
         add(
             "--processes",
             type=positive,
             default=1,
             metavar="N",
-            help="How many worker processes; with more than one this process starts them, and replaces those that end "
-            "(default: %(default)s).",
+            help="The number of worker processes. With more than one, this process starts them and replaces those that "
+            "end (default: %(default)s).",
         )
         add(
             "--threads",
             type=positive,
             default=DEFAULT_THREADS,
             metavar="N",
-            help="How many sync jobs run at once, in each process (default: %(default)s).",
+            help="The number of sync jobs that each process runs at once (default: %(default)s).",
         )
         add(
             "--async-slots",
             type=positive,
             default=100,
             metavar="N",
-            help="How many async jobs run at once, in each process (default: %(default)s).",
+            help="The number of async jobs that each process runs at once (default: %(default)s).",
         )
         add(
             "--drain",
@@ -104,36 +104,36 @@ class Command(BaseCommand):
             "--max-jobs",
             type=positive,
             metavar="N",
-            help="Stop after N jobs; with --processes each process does, and is replaced.",
+            help="Stop after N jobs. With --processes, each process stops after N jobs and is replaced.",
         )
         add(
             "--max-memory",
             type=positive,
             metavar="MIB",
-            help="Stop when the process has more memory than this; with --processes it is replaced.",
+            help="Stop when the process uses more memory than this. With --processes it is replaced.",
         )
         add(
             "--shutdown-timeout",
             type=float,
             default=30.0,
             metavar="SECONDS",
-            help="How long running jobs may go on after a stop; then they are interrupted and run again elsewhere "
-            "(default: %(default)s).",
+            help="How long running jobs may continue after a stop signal. Then they are interrupted, and run again "
+            "elsewhere (default: %(default)s).",
         )
         add(
             "--timeout-grace",
             type=float,
             default=TIMEOUT_GRACE,
             metavar="SECONDS",
-            help="How long a task may go on that was interrupted by its timeout or a cancel; then the process stops, "
-            "to be replaced (default: %(default)s).",
+            help="How long a task may continue after its timeout or a cancel has interrupted it. Then the process "
+            "stops, to be replaced (default: %(default)s).",
         )
         add(
             "--poll-interval",
             type=float,
             default=2.0,
             metavar="SECONDS",
-            help="The longest pause between two looks at an empty queue while nothing tells the worker of new jobs "
+            help="The longest pause between two polls of an empty queue while nothing wakes the worker "
             "(default: %(default)s).",
         )
         add("--backend", metavar="ALIAS", help="The alias in TASKS to work for. Default: the first of this package.")
