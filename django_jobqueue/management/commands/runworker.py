@@ -67,8 +67,8 @@ class Command(BaseCommand):
             type=queues,
             default=QueueSelector(),
             metavar="a,b*",
-            help="Take jobs only from these queues, in this order: names, or prefixes with a *. Neighbors with a weight, as "
-            "in mail=3,images=1, share a place in that order. Default: all queues.",
+            help="Take jobs only from these queues, in this order: names, or prefixes with a *. Neighbors with a "
+            "weight, as in mail=3,images=1, share a place in that order. Default: all queues.",
         )
         add(
             "--processes",
