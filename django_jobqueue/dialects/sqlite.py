@@ -18,6 +18,8 @@ from .tables import JOB
 
 #: Ids of our own choosing, beyond all that were ever given: this also takes the one lock there is to write.
 RESERVE = "UPDATE sqlite_sequence SET seq = seq + %s WHERE name = %s RETURNING seq"
+#: The table's line, which SQLite adds with the first row.
+BEGIN_NUMBERS = "INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)"
 INSERT = (
     f"INSERT INTO {JOB} ({', '.join([*ZEROS, 'id', *ENQUEUED])}) "
     f"VALUES (0, 0, 0, {', '.join(['%s'] * (len(ENQUEUED) + 1))})"
@@ -51,10 +53,12 @@ class SQLite(Dialect):
             return
         with transaction.atomic(using=self.using), self.connection.cursor() as cursor:
             cursor.execute(RESERVE, [len(jobs), JOB])
-            if not (row := cursor.fetchone()):  # nobody has ever enqueued anything here
-                super().insert(jobs)
-                return
-            ids = range(row[0] - len(jobs) + 1, row[0] + 1)
+            if row := cursor.fetchone():
+                (last,) = row
+            else:  # nothing has ever been enqueued here
+                last = len(jobs)
+                cursor.execute(BEGIN_NUMBERS, [JOB, last])
+            ids = range(last - len(jobs) + 1, last + 1)
             rows = zip(jobs, ids, strict=True)
             for scheduled, some in groupby(rows, key=lambda row: row[0].place is None):
                 values = [[number, *self._values(job)] for job, number in some]

@@ -682,3 +682,13 @@ def test_the_place_of_a_job_is_known_after_a_bulk_too(dialect, number):
     before = jobs[0].place
     jobs[0].save()
     assert Job.objects.get(pk=jobs[0].pk).place == before
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the others draw numbers from a sequence of their own")
+def test_the_first_jobs_of_a_database_cost_as_few_statements_as_others(dialect, django_assert_max_num_queries):
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM sqlite_sequence WHERE name = %s", [Job._meta.db_table])
+    with django_assert_max_num_queries(10):
+        jobs = [*make(100), *make(3)]
+    assert [job.pk for job in jobs] == list(range(1, 104))
+    assert make(1)[0].pk == 104
