@@ -19,21 +19,24 @@ KEPT = {"django_migrations", "django_content_type", "auth_permission"}
 MANY = 1000
 
 
-#: The tables of each database, once they have been asked for.
-known: dict[str, list[str]] = {}
+#: The tables of each database by its alias and name, once they have been asked for.
+known: dict[tuple[str, str], list[str]] = {}
 
 
 def empty(using: str) -> None:
+    connection = connections[using]
+    here = using, str(connection.settings_dict["NAME"])
     try:
-        _empty(using, known[using])
+        _empty(using, known[here])
     except (KeyError, DatabaseError):  # a test may have made tables, or taken some away
-        connection = connections[using]
         found = connection.introspection.django_table_names(only_existing=True, include_views=False)
-        known[using] = [table for table in found if table not in KEPT]
-        _empty(using, known[using])
+        known[here] = [table for table in found if table not in KEPT]
+        _empty(using, known[here])
 
 
 def _empty(using: str, tables: list[str]) -> None:
+    if not tables:
+        return
     connection = connections[using]
     quoted = {table: connection.ops.quote_name(table) for table in tables}
     counts = ", ".join(

@@ -25,11 +25,12 @@ from ..worker.workers import make_worker, working
 
 OURS = "django_jobqueue.backend.JobQueueBackend"
 
+#: A column without a CHECK: MariaDB 10.11 has once refused to rename one that has it, for "Unknown column in CHECK".
 OLD_TABLES = [
     (
-        "ALTER TABLE django_jobqueue_job RENAME COLUMN waiting_for TO was_waiting_for",
-        "ALTER TABLE django_jobqueue_job RENAME COLUMN was_waiting_for TO waiting_for",
-        "another release, without django_jobqueue_job.waiting_for",
+        "ALTER TABLE django_jobqueue_job RENAME COLUMN result_until TO was_result_until",
+        "ALTER TABLE django_jobqueue_job RENAME COLUMN was_result_until TO result_until",
+        "another release, without django_jobqueue_job.result_until",
     ),
     (
         "ALTER TABLE django_jobqueue_pause RENAME TO was_pause",

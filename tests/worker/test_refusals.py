@@ -125,7 +125,8 @@ def test_g9_a_worker_outlives_an_outcome_that_is_refused_again_and_again(queue_d
             eventually(lambda: refused_for_good(worker), within=60)
             good = enqueue(add, 1, 2)
             eventually(lambda: fresh(good).status == "SUCCESSFUL", within=60)
-            assert fresh(bad).status == "RUNNING" and worker.desk.idle
+            eventually(lambda: worker.desk.idle, within=60)
+            assert fresh(bad).status == "RUNNING"
         eventually(lambda: len(told.ends) == 2, within=60)
         assert not worker.completer.holds(bad)
     assert worker.exit_code == 0 and worker.completer.done == 2
