@@ -21,9 +21,9 @@ from .records import Drawn, Terms
 
 #: Nobody waits for longer than this many seconds at a time: jobs in front may have been cancelled.
 LONGEST = 300.0
-#: Who waits comes back so many steps behind the one in front of him, where a step is what the rate has for each start.
+#: A job that must wait is rescheduled 1.0 to 1.2 intervals behind the job before it; an interval is period ÷ starts.
 STEPS = (1.0, 1.2)
-#: Who would have to wait for longer than the longest comes back after such a part of it.
+#: A job that would have to wait longer than ``LONGEST`` is rescheduled after this part of it.
 PARTS = (0.7, 1.0)
 
 

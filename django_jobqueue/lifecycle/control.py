@@ -141,7 +141,7 @@ def apply(
     limit: int | None = None,
     progress: Steps | None = None,
 ) -> list[int]:
-    """Do it to those of the jobs that it can be done to; to how many, for each step of the change."""
+    """Apply the change to the eligible jobs. Return the number of rows that each step changed."""
     using = write_route(using, jobs)
     done = [0] * len(change.steps)
     for batch in portions(jobs, using, change.kinds if kinds is None else kinds):

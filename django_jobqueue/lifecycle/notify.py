@@ -1,15 +1,15 @@
-"""Notify: tell the workers that jobs are ready, once they are: after the caller's commit, and not in the caller's time.
+"""Notify: tell workers that jobs are ready, after the caller's commit and without delaying the caller.
 
-Within the caller's transaction a NOTIFY would line up all commits of the whole database, one behind the other. So it
-goes over a connection of its own, which a thread looks after: it opens it, waits for the database's answers, and sends
-what this process commits while one notification is on its way. One that comes after a pause the caller sends himself,
-and waits for no answer: the thread would have to wait for the interpreter's lock first, which may take milliseconds in
-a process that goes on working.
+A NOTIFY inside the caller's transaction would serialize all commits of the database. So notifications use a connection
+of their own. A thread opens it, reads the database's answers, and sends what this process commits while an earlier
+notification is still unanswered. The first notification after a pause is sent by the caller itself, without waiting for
+the answer: the thread would first have to wait for the interpreter's lock, which can take milliseconds in a busy process.
 
-Who enqueues a job now and then, and in no transaction, needs neither: its INSERT says it, where no other one does
-so at that very moment.
+An occasional enqueue outside a transaction needs neither thread nor connection: the INSERT itself sends the NOTIFY,
+unless another INSERT is sending one at that moment.
 
-All of it is a hint: if it is lost, with its process or its connection, the workers find the jobs a few seconds later.
+Every notification is a hint. If one is lost, with its process or its connection, workers find the jobs some seconds
+later.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .aside import PerDatabase, start_thread
 
 logger = get_logger(__name__)
 
-#: Seconds between two notifications of one process: at the least, and on average where they do not end. A NOTIFY takes
-#: about a third of the work that an enqueue takes, and who enqueues without end keeps the workers awake by that.
+#: Seconds between two notifications of one process: the minimum, and the average while a process enqueues without
+#: pause. A NOTIFY costs about a third of an enqueue, and such a process keeps the workers awake anyway.
 PAUSE, STEADY_PAUSE = 0.01, 0.05
 #: So many may follow each other with the short pause.
 BURST = 10.0

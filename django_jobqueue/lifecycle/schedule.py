@@ -160,7 +160,7 @@ def _with_row(pk: int, using: str, do: Callable[[Schedule, datetime, str], T], *
 
 
 def restart(schedule: Schedule, now: datetime) -> None:
-    """The next tick is the first one from now; the past is none of it."""
+    """Set the next run to the first tick after ``now``; skip earlier ticks."""
     schedule.queued_at, schedule.error = None, ""
     active = not (schedule.is_paused or schedule.vanished_at)
     _move_on(schedule, now, schedule.timing.after(now) if active else None)

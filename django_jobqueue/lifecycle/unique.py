@@ -25,7 +25,7 @@ from ..models.job import UNFINISHED
 from .claim import attach_past_attempts
 from .follow import CHUNK, chunks, link
 
-#: A job in one of these does not run: not yet, or not again yet.
+#: Statuses of a job that has not started, or that waits for its next attempt.
 WAITS = (Job.Status.WAITING, Job.Status.READY)
 #: What a job takes over from the one that replaces it. When it runs, and at which place, stays.
 REPLACED = "args kwargs options priority queue_name max_attempts backend concurrency_key".split()

@@ -160,7 +160,7 @@ class Lanes:
         self._not_before = self._looked_at + SHARE * min(self._took)
 
     def look_from_the_front(self) -> None:
-        """A look that passes nothing over but what is paused."""
+        """Poll every lane from its start, skipping only what is paused."""
         self._front_at = NEVER
         self.look()
 
