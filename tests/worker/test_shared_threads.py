@@ -159,7 +159,7 @@ def test_an_open_cursor_stays_with_its_job(queue_db, threads):
     assert read_by == [str(number) for number in range(300)]
 
 
-def test_g9_what_a_job_leaves_open_is_rolled_back(queue_db, threads, caplog):
+def test_g9_what_a_job_leaves_open_is_rolled_back(queue_db, threads, caplog, eventually):
     def leave():
         transaction.atomic().__enter__()
         Effect.objects.create(name="left behind")
@@ -172,7 +172,7 @@ def test_g9_what_a_job_leaves_open_is_rolled_back(queue_db, threads, caplog):
     (first,), (second,) = run(shared, job), run(shared, use)
     assert first is not second
     assert not Effect.objects.exists()
-    assert "left a transaction open" in caplog.text
+    eventually(lambda: "left a transaction open" in caplog.text)  # the second job may have got another thread
 
 
 def test_an_interrupted_job_gives_its_thread_back_when_its_code_has_ended(queue_db, threads, eventually):
