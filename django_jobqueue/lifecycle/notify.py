@@ -2,8 +2,9 @@
 
 A NOTIFY inside the caller's transaction would serialize all commits of the database. So notifications use a connection
 of their own. A thread opens it, reads the database's answers, and sends what this process commits while an earlier
-notification is still unanswered. The first notification after a pause is sent by the caller itself, without waiting for
-the answer: the thread would first have to wait for the interpreter's lock, which can take milliseconds in a busy process.
+notification is still unanswered. The first notification after a pause is sent by the caller itself, without waiting
+for the answer: the thread would first have to wait for the interpreter's lock, which can take milliseconds in a busy
+process.
 
 An occasional enqueue outside a transaction needs neither thread nor connection: the INSERT itself sends the NOTIFY,
 unless another INSERT is sending one at that moment.
